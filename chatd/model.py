@@ -1,0 +1,187 @@
+"""The words of chatd: frozen values that every layer passes on and none changes.
+
+Units: ``seq`` counts from 1 without gaps inside a conversation; ``*_ms`` is Unix time in milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+SEQ_MAX = 2**53 - 1
+USER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+DEVICE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+CONV_CHARS_MAX = 160
+WATERMARKS_MAX = 1_000
+PAGE_ITEMS_MAX = 200
+
+Durability = Literal["fsync", "os", "memory"]
+
+_user = re.compile(USER_PATTERN.rstrip("$") + r"\Z")
+_device = re.compile(DEVICE_PATTERN.rstrip("$") + r"\Z")
+_uuid = re.compile(UUID_PATTERN.rstrip("$") + r"\Z")
+
+
+def is_user(name: str) -> bool:
+    """Whether ``name`` has the form of a user name."""
+    return _user.match(name) is not None
+
+
+def is_device(name: str) -> bool:
+    """Whether ``name`` has the form of a device id."""
+    return _device.match(name) is not None
+
+
+def is_message_id(text: str) -> bool:
+    """Whether ``text`` is a UUID in lower-case canonical text."""
+    return _uuid.match(text) is not None
+
+
+def conv_of(one: str, other: str) -> str:
+    """The conversation of two users: a function of the pair, so two first messages cannot race."""
+    return f"{one}:{other}" if one <= other else f"{other}:{one}"
+
+
+def members_of(conv: str) -> tuple[str, str] | None:
+    """The two users of a conversation (the same one twice for notes to self), or None: not a conversation."""
+    one, colon, other = conv.partition(":")
+    if colon and is_user(one) and is_user(other) and one <= other:
+        return one, other
+    return None
+
+
+def peer_of(conv: str, user: str) -> str | None:
+    """The other user of ``conv``, or None when ``user`` is not in it: "not yours" and "no such" look the same."""
+    members = members_of(conv)
+    if members is None or user not in members:
+        return None
+    return members[1] if members[0] == user else members[0]
+
+
+class Draft(Struct, frozen=True, gc=False):
+    """A message before its commit. ``ts_ms`` is the server's clock; the store never lets it run backwards."""
+
+    conv: str
+    sender: str
+    id: str
+    body: str
+    ts_ms: int
+
+
+class Message(Struct, frozen=True, gc=False):
+    """A committed message. ``hidden``: sent while the recipient blocked its sender."""
+
+    conv: str
+    seq: int
+    id: str
+    sender: str
+    body: str
+    ts_ms: int
+    hidden: bool = False
+
+
+class Appended(Struct, frozen=True, gc=False):
+    """What one draft became. ``duplicate``: it was stored before, and this is its first seq and ts."""
+
+    message: Message
+    duplicate: bool = False
+
+
+class Advance(Struct, frozen=True, gc=False):
+    """One device's watermarks to raise. A mark only grows; ``read`` implies ``delivered``."""
+
+    conv: str
+    user: str
+    device: str
+    delivered: int
+    read: int = 0
+
+
+class Marks(Struct, frozen=True, gc=False):
+    """A pair of watermarks: everything up to ``delivered`` arrived, everything up to ``read`` was read."""
+
+    delivered: int = 0
+    read: int = 0
+
+
+class Grown(Struct, frozen=True, gc=False):
+    """A user's marks after an advance. ``grew``: they did; only then is there a receipt to send.
+
+    ``private``: one of the two blocks the other; the peer is not told.
+    """
+
+    conv: str
+    user: str
+    delivered: int
+    read: int
+    grew: bool
+    private: bool = False
+
+
+class ConversationView(Struct, frozen=True):
+    """One conversation as one user's device sees it.
+
+    ``position``: the last seq that this device is known to hold (its start or its delivered mark).
+    ``unread`` is computed: the peer's visible messages above max(own read mark, own last sent seq).
+    """
+
+    conv: str
+    peer: str
+    head: int
+    delivered: int
+    read: int
+    peer_delivered: int
+    peer_read: int
+    unread: int
+    updated_ms: int
+    position: int
+    last: Message | None = None
+
+
+class ConversationPage(Struct, frozen=True):
+    """Conversations, newest activity first. ``cursor``: there are more; ``since``: the point this page shows."""
+
+    conversations: tuple[ConversationView, ...]
+    since: str
+    cursor: str | None = None
+
+
+class MarksView(Struct, frozen=True):
+    """What ``GET …/marks`` tells: the own devices' marks, and the peer's user-level marks."""
+
+    conv: str
+    head: int
+    devices: dict[str, Marks]
+    peer: Marks
+
+
+class Account(Struct, frozen=True):
+    """A user. ``password_hash`` is an argon2id string, or None: no password login."""
+
+    user: str
+    password_hash: str | None
+    admin: bool
+    disabled: bool
+    created_ms: int
+
+
+class Device(Struct, frozen=True):
+    """One device of a user and the token bound to it. Times are Unix ms; ``expires_ms`` None: never."""
+
+    user: str
+    device: str
+    name: str
+    created_ms: int
+    expires_ms: int | None = None
+
+
+class Identity(Struct, frozen=True):
+    """Who a token speaks for. ``expires_ms`` None: until it is revoked."""
+
+    user: str
+    device: str
+    expires_ms: int | None = None
+    admin: bool = False

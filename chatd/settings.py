@@ -1,0 +1,302 @@
+"""Every setting, once: its type, its bounds, its default and its comment. All else is generated from here.
+
+Source of a value, the later wins: default, TOML file, environment (``CHATD_SERVER_PORT=…``), command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from chatd.errors import ConfigError
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the server listens and keeps its data."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to listen on. Loopback keeps registration open.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8080
+    data_dir: Annotated[str, Meta(min_length=1, description="Directory of everything that must last.")] = "data"
+    origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Browser origins that may connect, as https://chat.example; the server's own is always "
+            'allowed, "*" allows all.'
+        ),
+    ] = ()
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(description="How a log line looks; auto: console on a terminal, JSON otherwise."),
+    ] = "auto"
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(description="Addresses or networks whose X-Forwarded-For is believed for per-address limits."),
+    ] = ()
+
+
+class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What holds messages, marks and accounts."""
+
+    kind: Annotated[
+        Literal["sqlite", "memory"],
+        Meta(description="sqlite: one durable file in data_dir. memory: gone at exit, for tests."),
+    ] = "sqlite"
+    synchronous: Annotated[
+        Literal["full", "normal"],
+        Meta(description="SQLite: full makes every commit durable (fsync); normal leaves it to the OS."),
+    ] = "full"
+    wal_autocheckpoint_pages: Annotated[
+        int, Meta(ge=100, le=1_000_000, description="SQLite: WAL pages (4 KiB) after which a checkpoint runs.")
+    ] = 16_384
+    readers: Annotated[int, Meta(ge=1, le=16, description="SQLite: threads that read.")] = 2
+    conversations_cached_max: Annotated[
+        int, Meta(ge=16, le=1_000_000, description="Conversations whose head and marks are kept in memory.")
+    ] = 10_000
+
+
+class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may have an account, and how a token is checked."""
+
+    registration: Annotated[
+        Literal["auto", "open", "invite", "closed"],
+        Meta(description="Who may register; auto: open on a loopback address, by invite otherwise."),
+    ] = "auto"
+    password_chars_min: Annotated[int, Meta(ge=1, le=128, description="Shortest password, in characters.")] = 8
+    token_days: Annotated[int, Meta(ge=0, le=3650, description="Days a login token lives; 0: until revoked.")] = 0
+    devices_per_user_max: Annotated[
+        int, Meta(ge=1, le=1000, description="Devices of one user; at the bound a login is refused.")
+    ] = 50
+    jwt_keys: Annotated[
+        str,
+        Meta(
+            description='JWK Set file of a host application\'s keys (HS256, RS256, EdDSA by kid); "": no JWTs. '
+            "With it the host vouches for its users: any well-formed name can be written to."
+        ),
+    ] = ""
+    jwt_audience: Annotated[str, Meta(description="The aud that a JWT must carry.")] = "chatd"
+    jwt_issuer: Annotated[str, Meta(description="The iss that a JWT must carry; needed with jwt_keys.")] = ""
+
+
+class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds, with what happens there: a refusal that tells when to come back, or a close code."""
+
+    frame_bytes_max: Annotated[
+        int, Meta(ge=1024, le=1_048_576, description="Largest frame from a client; a larger one closes with 1009.")
+    ] = 65_536
+    body_bytes_max: Annotated[
+        int, Meta(ge=1, le=524_288, description="Largest message body in UTF-8 bytes; too_large beyond.")
+    ] = 16_384
+    window_messages_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Unacknowledged messages in flight to one device, then it waits.")
+    ] = 256
+    initial_history: Annotated[
+        int, Meta(ge=0, le=1_000, description="Messages of each conversation that a new device is given.")
+    ] = 50
+    write_buffer_bytes_max: Annotated[
+        int, Meta(ge=4_096, le=16_777_216, description="Bytes a socket may owe its client before it is not read.")
+    ] = 65_536
+    lane_drafts_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Messages that wait for commit in one conversation; overloaded beyond.")
+    ] = 1_024
+    queue_drafts_max: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Messages and marks that wait for commit in all; overloaded beyond.")
+    ] = 20_000
+    batch_drafts_max: Annotated[int, Meta(ge=1, le=10_000, description="Messages in one commit.")] = 512
+    commit_interval_ms: Annotated[
+        float, Meta(ge=0, le=100, description="Least time between two commits under load; an idle server does not wait.")
+    ] = 1.5
+    commit_timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="After this a commit's outcome is unknown and is read back.")
+    ] = 10.0
+    catch_ups_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Devices that read the log at the same time; the others wait.")
+    ] = 64
+    connections_max: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Open sockets; beyond, a new one is closed with 1013.")
+    ] = 50_000
+    connections_per_user_max: Annotated[
+        int, Meta(ge=1, le=1000, description="Open sockets of one user; beyond, the hello is refused.")
+    ] = 50
+    sends_per_s: Annotated[float, Meta(gt=0, description="Messages per second of one user.")] = 50.0
+    sends_burst: Annotated[int, Meta(ge=1, description="Messages a user may send at once.")] = 200
+    frames_per_s: Annotated[float, Meta(gt=0, description="Frames per second of one connection.")] = 200.0
+    frames_burst: Annotated[int, Meta(ge=1, description="Frames a connection may send at once.")] = 1_000
+    bytes_per_s: Annotated[float, Meta(gt=0, description="Bytes per second of one connection.")] = 524_288.0
+    bytes_burst: Annotated[int, Meta(ge=1024, description="Bytes a connection may send at once.")] = 4_194_304
+    connects_per_s: Annotated[float, Meta(gt=0, description="New connections per second of one address.")] = 20.0
+    connects_burst: Annotated[int, Meta(ge=1, description="Connections one address may open at once.")] = 200
+    logins_per_s: Annotated[float, Meta(gt=0, description="Logins and registrations per second of one address.")] = 0.5
+    logins_burst: Annotated[int, Meta(ge=1, description="Logins one address may try at once.")] = 20
+    refusals_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Frames refused as rate_limited in a row; then close code 4429.")
+    ] = 1_000
+
+
+class TimingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Deadlines, in seconds."""
+
+    head_s: Annotated[float, Meta(gt=0, le=300, description="A request's head must be there by then.")] = 10.0
+    hello_s: Annotated[float, Meta(gt=0, le=300, description="The hello must be there by then; else 4408.")] = 5.0
+    heartbeat_s: Annotated[int, Meta(ge=1, le=600, description="A WebSocket ping goes out this often.")] = 25
+    pong_s: Annotated[int, Meta(ge=1, le=600, description="No pong by then: 4408.")] = 10
+    drain_s: Annotated[float, Meta(ge=0, le=300, description="Longest orderly end after SIGTERM.")] = 15.0
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of them, by section."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    accounts: AccountSettings = field(default_factory=AccountSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    timing: TimingSettings = field(default_factory=TimingSettings)
+
+
+class Row(Struct, frozen=True):
+    """One setting of the table. ``kind`` says its type and bounds for people."""
+
+    section: str
+    name: str
+    kind: str
+    default: Any
+    comment: str
+
+
+def table() -> Iterator[Row]:
+    """Every setting in the order of the file."""
+    for section in msgspec.structs.fields(Settings):
+        for one in msgspec.structs.fields(section.type):
+            meta = one.type.__metadata__[0]
+            yield Row(section.name, one.name, _kind(one.type.__origin__, meta), one.default, meta.description)
+
+
+def _kind(base: Any, meta: Meta) -> str:
+    values = getattr(base, "__args__", ())
+    if getattr(base, "__origin__", None) is Literal:
+        return " | ".join(str(v) for v in values)
+    name = "list of strings" if base not in (str, int, float) else base.__name__
+    low = f"≥ {meta.ge}" if meta.ge is not None else (f"> {meta.gt}" if meta.gt is not None else "")
+    high = f"≤ {meta.le}" if meta.le is not None else ""
+    bounds = ", ".join(b for b in (low, high) if b)
+    return f"{name}, {bounds}" if bounds else name
+
+
+def default_toml() -> str:
+    """The annotated default configuration: what ``config/chatd.toml`` holds and ``chatd config default`` prints."""
+    lines = ["# chatd configuration: every setting with its default. Generated from the settings table.", ""]
+    section = ""
+    for row in table():
+        if row.section != section:
+            section = row.section
+            doc = next(f.type.__doc__ for f in msgspec.structs.fields(Settings) if f.name == section)
+            lines += [f"# {doc}", f"[{section}]"]
+        lines += [f"# {row.comment} ({row.kind})", f"{row.name} = {toml_value(row.default)}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def show_toml(settings: Settings) -> str:
+    """The settings in force, as TOML without comments."""
+    lines: list[str] = []
+    for section in msgspec.structs.fields(Settings):
+        lines.append(f"[{section.name}]")
+        values = getattr(settings, section.name)
+        lines += [f"{n} = {toml_value(getattr(values, n))}" for n in values.__struct_fields__]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """One value as TOML text."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
+    return msgspec.json.encode(value).decode()
+
+
+def load(
+    path: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings. ``overrides`` has keys like ``server.port``; None values are left out.
+
+    Raises: ConfigError – one line that names the file, the setting and what is wrong with it.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text("utf-8"))
+        except OSError as exc:
+            raise ConfigError(f"{path}: {exc.strerror or exc}") from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path}: not TOML: {exc}") from exc
+        _known(tree, str(path))
+    rows = {f"{r.section}.{r.name}": r for r in table()}
+    for key, row in rows.items():
+        text = (os.environ if env is None else env).get("CHATD_" + key.replace(".", "_").upper())
+        if text is not None:
+            tree.setdefault(row.section, {})[row.name] = _from_text(text, row)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            tree.setdefault(rows[key].section, {})[rows[key].name] = value
+    try:
+        settings = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as exc:
+        what, _, where = str(exc).partition(" - at `$.")
+        name = where.rstrip("`") or "settings"
+        raise ConfigError(f"{path or 'settings'}: {name}: {what[:1].lower()}{what[1:]}") from exc
+    return _consistent(settings)
+
+
+def _known(tree: Mapping[str, Any], source: str) -> None:
+    sections: dict[str, list[str]] = {}
+    for row in table():
+        sections.setdefault(row.section, []).append(row.name)
+    for section, values in tree.items():
+        if section not in sections:
+            raise ConfigError(f"{source}: unknown section [{section}]{_neighbour(section, list(sections))}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: {section} is a section: write [{section}] and its settings below it")
+        for name in values:
+            if name not in sections[section]:
+                hint = _neighbour(name, sections[section])
+                raise ConfigError(f"{source}: unknown setting {section}.{name}{hint}")
+
+
+def _neighbour(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.0)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _from_text(text: str, row: Row) -> Any:
+    if isinstance(row.default, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(row.default, str):
+        return text
+    try:
+        return type(row.default)(text)
+    except ValueError:
+        return text  # the conversion names the setting and the type it wants
+
+
+def _consistent(settings: Settings) -> Settings:
+    limits, accounts = settings.limits, settings.accounts
+    if limits.body_bytes_max + 512 > limits.frame_bytes_max:
+        raise ConfigError(
+            f"limits.body_bytes_max: {limits.body_bytes_max} does not fit a frame; "
+            f"raise limits.frame_bytes_max above {limits.body_bytes_max + 512}"
+        )
+    if accounts.jwt_keys and not accounts.jwt_issuer:
+        raise ConfigError("accounts.jwt_issuer: needed with accounts.jwt_keys")
+    return settings

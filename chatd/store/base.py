@@ -1,0 +1,203 @@
+"""What a store promises. Everything above it may rely on this prose and on nothing else.
+
+The store is the authority: it alone gives seqs, checks ids and decides what a mark is. Any number of tasks (and, for
+stores that many processes share, processes) may call it at the same time; it serialises what must be. The suite in
+``chatd.store.conformance`` holds every store to this text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from chatd.errors import IdReuse
+from chatd.model import (
+    Account,
+    Advance,
+    Appended,
+    ConversationPage,
+    Device,
+    Draft,
+    Durability,
+    Grown,
+    MarksView,
+    Message,
+)
+
+
+class Committed(Struct, frozen=True, gc=False):
+    """What one commit did: a result a draft, and a result a distinct (conv, user) among the advances."""
+
+    appended: Sequence[Appended | IdReuse]
+    grown: Sequence[Grown]
+
+
+class Counts(Struct, frozen=True):
+    """Totals, for reconciliation with what clients counted."""
+
+    users: int
+    conversations: int
+    messages: int
+
+
+class MessageStore(Protocol):
+    """Logs, marks and blocks.
+
+    Errors of every method: Unavailable – the engine said no (disk full, gone, busy); nothing was stored, and the
+    same call may be repeated. StoreBroken – the disk cannot be trusted; end the process. A method that writes may
+    also raise OutcomeUnknown – it may or may not be stored; repeating it is safe, and `find` tells.
+    """
+
+    @property
+    def durability(self) -> Durability:
+        """What a returned commit survives: ``fsync`` a power cut, ``os`` a crash of the process, ``memory`` nothing."""
+
+    @property
+    def incarnation(self) -> str:
+        """Names this history, ≤ 64 ASCII characters. Another one: seqs seen before may name other bodies."""
+
+    async def open(self) -> None:
+        """Make ready: lock, check, migrate. Raises: StartError – one line that names the thing and the way out."""
+
+    async def close(self) -> None:
+        """Let go of everything. Calls under way are finished first; later ones raise Unavailable."""
+
+    async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
+        """Store drafts as the next messages of their conversations, and raise marks: all of it or none.
+
+        Drafts of one conversation get consecutive seqs in the order given. A draft whose (conv, sender, id) is already
+        stored, or stands earlier in the same call, is not stored again: its first seq and ts come back with
+        ``duplicate``. The same id with another body is answered with an IdReuse *value* in its place, and the other
+        drafts are stored. ``ts_ms`` of a message is the draft's, or the last one's in its conversation if that is
+        later. A draft to a user who blocks its sender at the moment of the commit is stored ``hidden``.
+
+        Marks are maxima: ``delivered`` becomes max(stored, given, read), ``read`` max(stored, given), both at most the
+        conversation's head after the drafts of this call. An advance in a conversation without messages does nothing.
+
+        Shapes: ``appended`` has a result a draft, same order. ``grown`` has one entry for each distinct (conv, user) of
+        the advances, in order of first appearance, with the user-level marks (maximum over the user's devices) after
+        the call; ``grew`` when either is more than before; ``private`` when either user of the pair blocks the other.
+        Either sequence may be empty. At most 10,000 of each.
+        """
+
+    async def find(self, conv: str, sender: str, id: str) -> Message | None:
+        """The message that (conv, sender, id) names, or None: it is not stored, and no earlier write can still be."""
+
+    async def read(
+        self,
+        conv: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        bytes_max: int = 262_144,
+    ) -> Sequence[Message]:
+        """A piece of a log, always ascending and without a gap.
+
+        ``after``: the first messages with seq > after. ``before``: the last ones with seq < before. Neither: the end
+        of the log. At most one is given. At most ``limit`` messages and about ``bytes_max`` bytes of bodies (the end
+        nearest to the anchor is kept), but at least one if there is one. An unknown conversation is empty.
+        """
+
+    async def heads(self, convs: Sequence[str]) -> dict[str, int]:
+        """The last seq of each of these conversations; 0 where there is none. At most 1,000."""
+
+    async def conversations(
+        self,
+        user: str,
+        device: str,
+        *,
+        since: str | None = None,
+        cursor: str | None = None,
+        limit: int,
+    ) -> ConversationPage:
+        """A page of the user's conversations that have a message, newest change first, as this device sees them.
+
+        ``since``: only those with a message or a mark committed after the page that gave this ``since`` was made.
+        ``cursor``: the page after the one that gave it. Following cursors gives every conversation that did not change
+        meanwhile exactly once; one that did may be missed, and then it has changed after this page's ``since``.
+        A ``since`` or ``cursor`` that this store did not make counts as absent.
+        While one of the two blocks the other, the peer's marks stay what they were when the block began, and hidden
+        messages are not in ``unread``; ``last`` may be a hidden message.
+        """
+
+    async def position(self, conv: str, user: str, device: str) -> int:
+        """The last seq that this device is known to hold: max(its start, its delivered mark); 0 if never told."""
+
+    async def marks(self, conv: str, user: str) -> MarksView:
+        """The marks of the user's devices, and the peer's user-level marks (frozen while either blocks the other)."""
+
+    async def enroll(self, user: str, device: str, *, initial_history: int, newest_max: int, again: bool = False) -> None:
+        """Give a new device its starting positions; an enrolled one keeps its own unless ``again``.
+
+        The ``newest_max`` conversations with the newest activity start at max(0, head - initial_history), the others
+        at their head. A conversation that begins later starts at 0. Marks are not touched; after ``again`` the
+        positions are these starts, even where a delivered mark is higher.
+        """
+
+    async def block(self, user: str, peer: str, *, on: bool) -> None:
+        """Block or unblock ``peer`` for ``user``; in force for every commit that starts after this returns."""
+
+    async def blocks(self, user: str) -> Sequence[str]:
+        """Whom ``user`` blocks, sorted."""
+
+    async def probe(self) -> None:
+        """Read and write something small. Returns: the store can be used now."""
+
+    async def counts(self) -> Counts:
+        """Totals over the whole store."""
+
+
+class AccountStore(Protocol):
+    """Accounts, devices with their tokens, invites. Only hashes of secrets are stored. Errors as in MessageStore."""
+
+    async def add_account(self, account: Account) -> bool:
+        """Create a user. False: the name is taken, also by a deleted user (whose messages still bear it)."""
+
+    async def account(self, user: str) -> Account | None:
+        """A user that exists and was not deleted, or None."""
+
+    async def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
+        """Users in order of name, those after ``after``."""
+
+    async def set_password(self, user: str, password_hash: str) -> bool:
+        """Replace the password hash. False: no such user."""
+
+    async def set_disabled(self, user: str, disabled: bool) -> bool:
+        """Disable or enable a user; tokens are kept and are worthless while disabled. False: no such user."""
+
+    async def delete_account(self, user: str) -> bool:
+        """Delete a user, its devices and tokens; its name stays taken and its messages stay. False: no such user."""
+
+    async def put_device(self, device: Device, token_hash: bytes | None) -> None:
+        """Create a device bound to a token (32 bytes of hash), or replace the token of an existing one.
+
+        ``token_hash`` None: a device of a host application's JWT; an existing device is left as it is.
+        """
+
+    async def identity(self, token_hash: bytes) -> tuple[Device, Account] | None:
+        """The device bound to this token and its user, or None: no such token. Expiry is the caller's to judge."""
+
+    async def device(self, user: str, device: str) -> Device | None:
+        """One device, or None: it never was or is revoked."""
+
+    async def devices(self, user: str) -> Sequence[Device]:
+        """The user's devices, oldest first."""
+
+    async def remove_device(self, user: str, device: str) -> bool:
+        """Revoke a device and its token; its marks stay. False: no such device."""
+
+    async def add_invite(self, invite_hash: bytes, *, admin: bool, expires_ms: int) -> None:
+        """Store a one-time invite; ``admin``: who uses it becomes an admin."""
+
+    async def redeem_invite(self, invite_hash: bytes, account: Account, now_ms: int) -> bool | None:
+        """Use up an invite and create the account, in one step; the account is an admin if the invite says so.
+
+        None: no such invite, used, or expired. False: the name is taken, and the invite is still good.
+        """
+
+
+class Store(MessageStore, AccountStore, Protocol):
+    """A whole store."""
