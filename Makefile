@@ -1,0 +1,68 @@
+# Needs make and Python 3.11 or later with venv; everything else comes from the lock files.
+# PYTHON=/path/to/python picks the interpreter; ARGS="…" is passed on to run, test and bench.
+
+SHELL = /bin/sh
+VENV = .venv
+BIN = $(VENV)/bin
+RUNTIME = $(VENV)/.runtime
+DEV = $(VENV)/.dev
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
+  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+.PHONY: help run test check bench docs lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(RUNTIME) ## serve on http://127.0.0.1:8080, data in ./data
+	@exec $(BIN)/chatd serve $(ARGS)
+
+test: $(DEV) ## all tests
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(DEV) ## measure, and save as JSON in bench/results
+	@exec $(BIN)/python -m bench $(ARGS)
+
+docs: $(DEV) ## write what is generated: config/chatd.toml, docs/asyncapi.yaml, docs/protocol.schema.json
+	$(BIN)/python docs/generate.py
+
+lock: $(DEV) ## renew both lock files; with Python 3.11, the oldest one that is supported
+	$(PIP) install pip-tools
+	$(COMPILE) --output-file requirements.lock pyproject.toml requirements.in
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
+	  | $(COMPILE) --output-file requirements-dev.lock --constraint requirements.lock -
+
+clean: ## remove what make made; ./data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter is tried, not only looked up: a name on the PATH may be a shim without an interpreter behind it.
+$(RUNTIME): requirements.lock pyproject.toml
+	@ok='import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(BIN)/python -c "$$ok" 2>/dev/null; then \
+	  found=; \
+	  for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	    if "$$python" -c "$$ok" 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "make: no Python 3.11 or later with venv: install one (Debian: python3-venv) or say make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing into $(VENV) …" >&2
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	@echo "Installing the development tools …" >&2
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
