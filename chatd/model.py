@@ -11,18 +11,19 @@ from typing import Literal
 from msgspec import Struct
 
 SEQ_MAX = 2**53 - 1
-USER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-DEVICE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+# "$" of Python also matches before a final newline, which "(?!\n)" rules out in every dialect.
+USER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)"
+DEVICE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"
 CONV_CHARS_MAX = 160
 WATERMARKS_MAX = 1_000
 PAGE_ITEMS_MAX = 200
 
 Durability = Literal["fsync", "os", "memory"]
 
-_user = re.compile(USER_PATTERN.rstrip("$") + r"\Z")
-_device = re.compile(DEVICE_PATTERN.rstrip("$") + r"\Z")
-_uuid = re.compile(UUID_PATTERN.rstrip("$") + r"\Z")
+_user = re.compile(USER_PATTERN)
+_device = re.compile(DEVICE_PATTERN)
+_uuid = re.compile(UUID_PATTERN)
 
 
 def is_user(name: str) -> bool:

@@ -352,7 +352,7 @@ def decode_server(data: bytes) -> ServerFrame | None:
 
 def _refused(data: bytes, exc: Exception, types: set[object]) -> FrameRefused | ProtocolBroken:
     try:
-        whole = json.loads(data)
+        whole = json.loads(data.decode())
     except (ValueError, RecursionError):
         return ProtocolBroken("not one JSON object in UTF-8")
     if not isinstance(whole, dict):
@@ -363,7 +363,7 @@ def _refused(data: bytes, exc: Exception, types: set[object]) -> FrameRefused | 
         refusal = Unsupported(f"unknown frame type {ascii(kind[:64])}")
     else:
         shape = isinstance(exc, msgspec.ValidationError)
-        refusal = BadFrame(str(exc)[:200] if shape else "a lone surrogate, a bad escape or bad UTF-8 in a string")
+        refusal = BadFrame(str(exc)[:200] if shape else "a lone surrogate, or a number JSON does not have")
     ref, message_id, conv = whole.get("ref"), whole.get("id"), whole.get("conv")
     error = Error(
         code=refusal.code,
