@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - printing is what it is for
-"""Reads pytest's JUnit file: ``count FILE`` prints the closing line, ``skipped FILE LIST`` compares the skips.
+"""Reads pytest's JUnit file: ``count FILE`` prints the closing line, ``skipped FILE LIST`` compares them.
 
 LIST holds one test a line, as ``package.module::name``; ``#`` begins a comment.
 """
@@ -28,9 +28,7 @@ def skipped(junit: Path, listed: Path) -> int:
     lines = (line.partition("#")[0].strip() for line in listed.read_text("utf-8").splitlines())
     expected = sorted(line for line in lines if line)
     actual = sorted(
-        f"{case.get('classname')}::{case.get('name')}"
-        for case in cases(junit)
-        if case.find("skipped") is not None
+        f"{case.get('classname')}::{case.get('name')}" for case in cases(junit) if case.find("skipped") is not None
     )
     diff = list(difflib.unified_diff(expected, actual, str(listed), "skipped in this run", lineterm=""))
     print("\n".join(diff) or f"{len(actual)} skipped, as listed")
@@ -38,5 +36,5 @@ def skipped(junit: Path, listed: Path) -> int:
 
 
 if __name__ == "__main__":
-    command, *paths = sys.argv[1:]
-    sys.exit({"count": count, "skipped": skipped}[command](*map(Path, paths)))
+    command, junit, *rest = sys.argv[1:]
+    sys.exit(skipped(Path(junit), Path(rest[0])) if command == "skipped" else count(Path(junit)))

@@ -1,0 +1,139 @@
+"""The settings table: its sources, what it says about mistakes, and the file that is generated from it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from chatd import settings
+from chatd.errors import ConfigError
+
+ROWS = {f"{row.section}.{row.name}": row for row in settings.table()}
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "chatd.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_the_default_file_gives_the_defaults(tmp_path: Path) -> None:
+    path = _file(tmp_path, settings.default_toml())
+    assert settings.load(path, env={}) == settings.Settings()
+
+
+def test_the_settings_in_force_are_shown_as_a_file_that_gives_them_again(tmp_path: Path) -> None:
+    given = settings.load(None, {}, {"server.origins": ("https://a.example", 'x"\\y'), "server.port": 0})
+    path = _file(tmp_path, settings.show_toml(given))
+    assert settings.load(path, env={}) == given
+
+
+def test_the_default_file_has_each_setting_once_with_its_comment() -> None:
+    text = settings.default_toml()
+    tree = tomllib.loads(text)
+    assert [f"{section}.{name}" for section, values in tree.items() for name in values] == list(ROWS)
+    for row in ROWS.values():
+        assert text.count(f"# {row.comment} ({row.kind})\n{row.name} = ") == 1
+
+
+def test_the_later_source_wins(tmp_path: Path) -> None:
+    path = _file(tmp_path, "[server]\nport = 1\n")
+    env = {"CHATD_SERVER_PORT": "2"}
+    assert settings.load(None, {}).server.port == 8080
+    assert settings.load(path, {}).server.port == 1
+    assert settings.load(path, env).server.port == 2
+    assert settings.load(path, env, {"server.port": 3}).server.port == 3
+    assert settings.load(path, env, {"server.port": None}).server.port == 2
+
+
+def test_the_environment_is_read_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATD_SERVER_PORT", "4711")
+    assert settings.load().server.port == 4711
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("server.port", "0", 0),
+        ("server.host", "::", "::"),
+        ("server.origins", "https://a.example, https://b.example,", ("https://a.example", "https://b.example")),
+        ("server.origins", "", ()),
+        ("limits.commit_interval_ms", "0", 0.0),
+        ("store.kind", "memory", "memory"),
+    ],
+)
+def test_the_environment_gives_every_kind_of_value(name: str, text: str, value: object) -> None:
+    section, _, field = name.partition(".")
+    loaded = settings.load(None, {"CHATD_" + name.replace(".", "_").upper(): text})
+    assert getattr(getattr(loaded, section), field) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nprot = 1\n", "unknown setting server.prot; did you mean port?"),
+        ("[sever]\nport = 1\n", "unknown section [sever]; did you mean server?"),
+        ("port = 1\n", "unknown section [port]"),
+        ("server = 1\n", "server is a section: write [server] and its settings below it"),
+        ("[server]\nport = 65536\n", "server.port: expected `int` <= 65535"),
+        ('[server]\nport = "80"\n', "server.port: expected `int`, got `str`"),
+        ('[store]\nkind = "mysql"\n', "store.kind: invalid enum value 'mysql'"),
+        ("[timing]\nhello_s = 0\n", "timing.hello_s: expected `float` > 0"),
+        ('[server]\norigins = "https://a.example"\n', "server.origins: expected `array`, got `str`"),
+        ("[server]\nport = \n", "not TOML: "),
+        ("[limits]\nbody_bytes_max = 65536\n", "limits.frame_bytes_max above 66048"),
+        ('[accounts]\njwt_keys = "keys.json"\n', "accounts.jwt_issuer: needed with accounts.jwt_keys"),
+    ],
+)
+def test_a_mistake_in_the_file_names_itself_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = _file(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        settings.load(path, env={})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_names_the_file(tmp_path: Path) -> None:
+    path = _file(tmp_path, "[server]\nport = -1\n")
+    with pytest.raises(ConfigError, match=r"chatd\.toml: server\.port: "):
+        settings.load(path, env={})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.toml: No such file"):
+        settings.load(tmp_path / "missing.toml", env={})
+
+
+def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_bytes(b'[server]\nhost = "\xff"\n')
+    with pytest.raises(ConfigError, match="not TOML: "):
+        settings.load(path, env={})
+
+
+@pytest.mark.parametrize("text", ["eighty", "1.5", ""])
+def test_a_mistake_in_the_environment_names_the_setting(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.port: expected `int`"):
+        settings.load(None, {"CHATD_SERVER_PORT": text})
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_setting_says_its_kind_and_a_comment_of_one_line(name: str) -> None:
+    row = ROWS[name]
+    assert row.kind
+    assert row.comment.endswith(".")
+    assert "\n" not in row.comment
+    assert "|" not in row.comment
+
+
+def test_every_default_is_within_its_bounds() -> None:
+    overrides = {name: row.default for name, row in ROWS.items()}
+    assert settings.load(None, {}, overrides) == settings.Settings()
+
+
+def test_not_a_number_is_no_number() -> None:
+    for text in ("nan", "inf", "-inf"):
+        with pytest.raises(ConfigError, match=r"timing\.hello_s"):
+            settings.load(None, {"CHATD_TIMING_HELLO_S": text})
