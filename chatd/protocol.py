@@ -255,9 +255,7 @@ class Goaway(_Frame, tag="goaway"):
     reconnect_ms: int
 
 
-ServerFrame: TypeAlias = (
-    Welcome | Sent | Messages | Receipt | ConversationList | CaughtUp | Ok | Pong | Error | Goaway
-)
+ServerFrame: TypeAlias = Welcome | Sent | Messages | Receipt | ConversationList | CaughtUp | Ok | Pong | Error | Goaway
 
 CLIENT_FRAMES: tuple[type[Struct], ...] = (Hello, Auth, Send, Ack, Read, History, Conversations, Ping)
 SERVER_FRAMES: tuple[type[Struct], ...] = (
@@ -360,7 +358,7 @@ def _refused(data: bytes, exc: Exception, types: set[object]) -> FrameRefused | 
     kind = whole.get("type")
     refusal: BadFrame | Unsupported
     if isinstance(kind, str) and kind not in types:
-        refusal = Unsupported(f"unknown frame type {ascii(kind[:64])}")
+        refusal = Unsupported(f"unknown frame type {kind[:64]!a}")
     else:
         shape = isinstance(exc, msgspec.ValidationError)
         refusal = BadFrame(str(exc)[:200] if shape else "a lone surrogate, or a number JSON does not have")
@@ -388,9 +386,7 @@ def entry(message: Message, viewer: str | None = None) -> Entry:
     """A committed message as ``viewer`` may see it; its sender always sees it whole."""
     if message.hidden and viewer != message.sender:
         return Entry(seq=message.seq, ts=message.ts_ms, gone="hidden")
-    return Entry(
-        seq=message.seq, ts=message.ts_ms, id=message.id, sender=message.sender, body=message.body
-    )
+    return Entry(seq=message.seq, ts=message.ts_ms, id=message.id, sender=message.sender, body=message.body)
 
 
 def messages(conv: str, log: Sequence[Message], viewer: str, *, more: bool = False, ref: Ref | None = None) -> Messages:

@@ -58,8 +58,8 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description="SQLite: full makes every commit durable (fsync); normal leaves it to the OS."),
     ] = "full"
     wal_autocheckpoint_pages: Annotated[
-        int, Meta(ge=100, le=1_000_000, description="SQLite: WAL pages (4 KiB) after which a checkpoint runs.")
-    ] = 16_384
+        int, Meta(ge=100, le=1_000_000, description="SQLite: pages (1 KiB) of write-ahead log after which a checkpoint runs.")
+    ] = 65_536
     readers: Annotated[int, Meta(ge=1, le=16, description="SQLite: threads that read.")] = 2
     conversations_cached_max: Annotated[
         int, Meta(ge=16, le=1_000_000, description="Conversations whose head and marks are kept in memory.")
@@ -115,7 +115,8 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 20_000
     batch_drafts_max: Annotated[int, Meta(ge=1, le=10_000, description="Messages in one commit.")] = 512
     commit_interval_ms: Annotated[
-        float, Meta(ge=0, le=100, description="Least time between two commits under load; an idle server does not wait.")
+        float,
+        Meta(ge=0, le=100, description="Least time between two commits under load; an idle server does not wait."),
     ] = 1.5
     commit_timeout_s: Annotated[
         float, Meta(gt=0, le=300, description="After this a commit's outcome is unknown and is read back.")

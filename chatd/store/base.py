@@ -129,7 +129,9 @@ class MessageStore(Protocol):
     async def marks(self, conv: str, user: str) -> MarksView:
         """The marks of the user's devices, and the peer's user-level marks (frozen while either blocks the other)."""
 
-    async def enroll(self, user: str, device: str, *, initial_history: int, newest_max: int, again: bool = False) -> None:
+    async def enroll(
+        self, user: str, device: str, *, initial_history: int, newest_max: int, again: bool = False
+    ) -> None:
         """Give a new device its starting positions; an enrolled one keeps its own unless ``again``.
 
         The ``newest_max`` conversations with the newest activity start at max(0, head - initial_history), the others

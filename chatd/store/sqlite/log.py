@@ -1,0 +1,236 @@
+"""Commits: drafts become messages, marks rise. Everything here runs in the writing thread, inside one transaction.
+
+What it remembers of a conversation is a cache of rows: loaded when first needed, thrown away when a transaction
+fails. Many rows go to SQLite in one statement, since each statement costs a hand-over of the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from chatd.errors import BadFrame, IdReuse
+from chatd.model import Advance, Appended, Draft, Grown, Message, members_of
+from chatd.store.base import Committed
+from chatd.store.sqlite.engine import QUERY
+
+ROWS_PER_STATEMENT_MAX = 128
+
+
+def id_bytes(text: str) -> bytes:
+    """The 16 bytes of a UUID."""
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def id_text(raw: bytes) -> str:
+    """The canonical text of a UUID's 16 bytes."""
+    h = raw.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def message(conv: str, pair: tuple[str, str], row: Sequence[Any]) -> Message:
+    """A message from its row: seq, id, sender, body, ts_ms, hidden."""
+    seq, raw, sender, body, ts_ms, hidden = row
+    return Message(conv, seq, id_text(raw), pair[sender], body, ts_ms, bool(hidden))
+
+
+def pair_of(conv: str) -> tuple[str, str]:
+    """The two users of a conversation."""
+    pair = members_of(conv)
+    if pair is None:
+        raise BadFrame(f"no conversation is called {conv[:200]!r}")
+    return pair
+
+
+class Conversation:
+    """One conversation's row, marks and blocks, as the last commit left them."""
+
+    __slots__ = ("blocked", "head", "hidden", "key", "last", "marks", "pair", "ts_ms", "user_marks")
+
+    def __init__(self, key: int, pair: tuple[str, str]) -> None:
+        self.key = key
+        self.pair = pair
+        self.head = 0
+        self.ts_ms = 0
+        self.last = [0, 0]
+        self.hidden = 0
+        self.marks: dict[tuple[int, str], tuple[int, int, int]] = {}  # (member, device): start, delivered, read
+        self.user_marks = [(0, 0), (0, 0)]
+        self.blocked = [False, False]  # [0]: a blocks b, [1]: b blocks a
+
+    def member(self, user: str) -> int:
+        """0 for the first user of the pair, 1 for the second."""
+        return 0 if user == self.pair[0] else 1
+
+
+class Log:
+    """The commit function and its cache. ``changed`` numbers the commits, also across restarts."""
+
+    def __init__(self, *, conversations_cached_max: int, next_key: int, changed: int) -> None:
+        self._cache: OrderedDict[str, Conversation] = OrderedDict()
+        self._cached_max = conversations_cached_max
+        self._next_key = next_key
+        self.changed = changed
+
+    def forget(self) -> None:
+        """Throw the cache away: a transaction failed, or rows changed behind it."""
+        self._cache.clear()
+
+    def conversation(self, db: sqlite3.Connection, conv: str) -> Conversation:
+        """The conversation, loaded or new; a new one has no row until a message is stored."""
+        state = self._cache.get(conv)
+        if state is not None:
+            self._cache.move_to_end(conv)
+            return state
+        pair = pair_of(conv)
+        row = db.execute(QUERY["load_conversation"], pair).fetchone()
+        if row is None:
+            state = Conversation(0, pair)
+        else:
+            state = Conversation(row[0], pair)
+            state.head, state.ts_ms, state.last[0], state.last[1], state.hidden = row[1:]
+            for member, device, start, delivered, read in db.execute(QUERY["load_marks"], (state.key,)):
+                state.marks[member, device] = (start, delivered, read)
+                have = state.user_marks[member]
+                state.user_marks[member] = (max(have[0], delivered), max(have[1], read))
+        for (blocker,) in db.execute(QUERY["load_blocks"], {"a": pair[0], "b": pair[1]}):
+            state.blocked[state.member(blocker)] = True
+        self._cache[conv] = state
+        return state
+
+    def commit(self, db: sqlite3.Connection, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
+        """Do what `MessageStore.commit` promises."""
+        self.changed += 1
+        touched: dict[int, Conversation] = {}
+        appended: list[Appended | IdReuse] = []
+        try:
+            if drafts:
+                appended = self._append(db, drafts, touched)
+            grown = self._advance(db, advances, touched) if advances else []
+            self._store_conversations(db, touched.values())
+        except BaseException:
+            self.forget()
+            raise
+        while len(self._cache) > self._cached_max:
+            self._cache.popitem(last=False)
+        return Committed(appended, grown)
+
+    def _append(
+        self, db: sqlite3.Connection, drafts: Sequence[Draft], touched: dict[int, Conversation]
+    ) -> list[Appended | IdReuse]:
+        """Optimistic: almost every id is new, and the unique index says so at no extra cost when it is not."""
+        db.execute("SAVEPOINT append")
+        known: dict[tuple[str, str, str], Message] = {}
+        try:
+            result = self._insert(db, drafts, known, touched)
+        except sqlite3.IntegrityError:
+            db.execute("ROLLBACK TO append")
+            self.forget()
+            touched.clear()
+            for draft in drafts:
+                state = self.conversation(db, draft.conv)
+                key = (state.key, state.member(draft.sender), id_bytes(draft.id))
+                row = db.execute(QUERY["find_by_key"], key).fetchone()
+                if row is not None:
+                    known[draft.conv, draft.sender, draft.id] = message(draft.conv, state.pair, row)
+            result = self._insert(db, drafts, known, touched)
+        db.execute("RELEASE append")
+        return result
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        drafts: Sequence[Draft],
+        known: dict[tuple[str, str, str], Message],
+        touched: dict[int, Conversation],
+    ) -> list[Appended | IdReuse]:
+        result: list[Appended | IdReuse] = []
+        rows: list[Any] = []
+        for draft in drafts:
+            name = (draft.conv, draft.sender, draft.id)
+            first = known.get(name)
+            if first is not None:
+                same = first.body == draft.body
+                result.append(Appended(first, True) if same else IdReuse("this id names a message with another body"))
+                continue
+            state = self.conversation(db, draft.conv)
+            if not state.key:
+                state.key = self._next_key
+                self._next_key += 1
+            member = state.member(draft.sender)
+            seq = state.head + 1
+            ts_ms = max(draft.ts_ms, state.ts_ms)
+            hidden = state.blocked[1 - member] and state.pair[0] != state.pair[1]
+            state.head, state.ts_ms, state.last[member] = seq, ts_ms, seq
+            if hidden:
+                state.hidden = seq
+            touched[state.key] = state
+            stored = Message(draft.conv, seq, draft.id, draft.sender, draft.body, ts_ms, hidden)
+            known[name] = stored
+            result.append(Appended(stored))
+            rows.append((state.key, seq, member, id_bytes(draft.id), ts_ms, int(hidden), draft.body))
+        _insert_rows(db, "INSERT INTO message (conversation, seq, sender, id, ts_ms, hidden, body)", rows, "")
+        return result
+
+    def _advance(
+        self, db: sqlite3.Connection, advances: Sequence[Advance], touched: dict[int, Conversation]
+    ) -> list[Grown]:
+        before: dict[tuple[str, str], tuple[int, int]] = {}
+        rows: dict[tuple[int, int, str], tuple[Any, ...]] = {}
+        for advance in advances:
+            state = self.conversation(db, advance.conv)
+            member = state.member(advance.user)
+            had = state.user_marks[member]
+            before.setdefault((advance.conv, advance.user), had)
+            start, delivered, read = state.marks.get((member, advance.device), (0, 0, 0))
+            new_read = max(read, min(advance.read, state.head))
+            new_delivered = max(delivered, min(advance.delivered, state.head), new_read)
+            if state.head == 0 or (new_delivered == delivered and new_read == read):
+                continue
+            state.marks[member, advance.device] = (start, new_delivered, new_read)
+            state.user_marks[member] = (max(had[0], new_delivered), max(had[1], new_read))
+            touched[state.key] = state
+            rows[state.key, member, advance.device] = (
+                state.key,
+                member,
+                advance.device,
+                start,
+                new_delivered,
+                new_read,
+            )
+        _insert_rows(
+            db,
+            "INSERT INTO mark",
+            list(rows.values()),
+            "ON CONFLICT DO UPDATE SET delivered = excluded.delivered, read = excluded.read",
+        )
+        grown = []
+        for (conv, user), was in before.items():
+            state = self._cache[conv]
+            now = state.user_marks[state.member(user)]
+            grown.append(Grown(conv, user, now[0], now[1], now != was, state.blocked[0] or state.blocked[1]))
+        return grown
+
+    def _store_conversations(self, db: sqlite3.Connection, states: Iterable[Conversation]) -> None:
+        rows = [(s.key, *s.pair, s.head, s.ts_ms, s.last[0], s.last[1], s.hidden, self.changed) for s in states]
+        _insert_rows(
+            db,
+            "INSERT INTO conversation",
+            rows,
+            "ON CONFLICT (key) DO UPDATE SET head = excluded.head, ts_ms = excluded.ts_ms, last_a = excluded.last_a,"
+            " last_b = excluded.last_b, hidden = excluded.hidden, changed = excluded.changed",
+        )
+
+
+def _insert_rows(db: sqlite3.Connection, head: str, rows: list[tuple[Any, ...]], tail: str) -> None:
+    """Insert rows with as few statements as there are bits in their number (so that statements stay prepared)."""
+    at, size = 0, ROWS_PER_STATEMENT_MAX
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2
+        values = ",".join(["(" + ",".join("?" * len(rows[at])) + ")"] * size)
+        # An upsert after VALUES parses as it stands; nothing of a value is ever part of the text.
+        db.execute(f"{head} VALUES {values} {tail}", [v for row in rows[at : at + size] for v in row])
+        at += size

@@ -1,0 +1,135 @@
+"""Reads: pieces of logs, listings, marks. Each runs in one snapshot on a read-only connection."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from chatd.model import SEQ_MAX, ConversationPage, ConversationView, Marks, MarksView, Message, conv_of
+from chatd.store.sqlite.engine import QUERY
+from chatd.store.sqlite.log import message, pair_of
+
+
+def read(
+    db: sqlite3.Connection, conv: str, *, after: int | None, before: int | None, limit: int, bytes_max: int
+) -> list[Message]:
+    """`MessageStore.read`."""
+    pair = pair_of(conv)
+    if after is not None:
+        rows = db.execute(QUERY["read_after"], (*pair, after, limit))
+    else:
+        rows = db.execute(QUERY["read_before"], (*pair, SEQ_MAX + 1 if before is None else before, limit))
+    log: list[Message] = []
+    size = 0
+    for row in rows:
+        body = row[3]
+        size += len(body) if body.isascii() else len(body.encode())
+        if log and size > bytes_max:
+            break
+        log.append(message(conv, pair, row))
+    rows.close()
+    if after is None:
+        log.reverse()
+    return log
+
+
+def conversations(
+    db: sqlite3.Connection,
+    incarnation: str,
+    user: str,
+    device: str,
+    *,
+    since: str | None,
+    cursor: str | None,
+    limit: int,
+) -> ConversationPage:
+    """`MessageStore.conversations`."""
+    (newest,) = db.execute(QUERY["newest_change"], {"user": user}).fetchone()
+    after = _mark_of(since, incarnation)
+    at = _cursor_of(cursor, incarnation)
+    rows = db.execute(
+        QUERY["conversations"],
+        {
+            "user": user,
+            "since": -1 if after is None else after,
+            "changed": SEQ_MAX if at is None else at[0],
+            "key": SEQ_MAX if at is None else at[1],
+            "limit": limit,
+        },
+    ).fetchall()
+    more = f"c{rows[-1][8]}.{rows[-1][0]}.{incarnation}" if len(rows) == limit else None
+    views = tuple(_view(db, row, user, device) for row in rows)
+    return ConversationPage(views, f"s{newest}.{incarnation}", more)
+
+
+def _mark_of(since: str | None, incarnation: str) -> int | None:
+    match = re.fullmatch(r"s(\d{1,15})\.(\w+)", since or "", re.ASCII)
+    return int(match[1]) if match and match[2] == incarnation else None
+
+
+def _cursor_of(cursor: str | None, incarnation: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"c(\d{1,15})\.(\d{1,15})\.(\w+)", cursor or "", re.ASCII)
+    return (int(match[1]), int(match[2])) if match and match[3] == incarnation else None
+
+
+def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) -> ConversationView:
+    key, a, b, head, ts_ms, last_a, last_b, hidden, _, *last = row
+    pair = (a, b)
+    member = 0 if user == a else 1
+    own, position = [0, 0], 0
+    peer = [0, 0]
+    for whose, name, start, delivered, read_to in db.execute(QUERY["user_marks"], (key,)):
+        if whose == member:
+            own = [max(own[0], delivered), max(own[1], read_to)]
+            if name == device:
+                position = max(start, delivered)
+        if whose == (1 - member if a != b else member):
+            peer = [max(peer[0], delivered), max(peer[1], read_to)]
+    seen = max(own[1], (last_a, last_b)[member])
+    unread = 0 if a == b else head - seen
+    if hidden > seen and unread:
+        unread = db.execute(QUERY["unread_visible"], (key, seen)).fetchone()[0]
+    frozen = _frozen(db, pair, user)
+    conv = conv_of(a, b)
+    return ConversationView(
+        conv=conv,
+        peer=pair[1 - member],
+        head=head,
+        delivered=own[0],
+        read=own[1],
+        peer_delivered=peer[0] if frozen is None else frozen.delivered,
+        peer_read=peer[1] if frozen is None else frozen.read,
+        unread=unread,
+        updated_ms=ts_ms,
+        position=position,
+        last=message(conv, pair, last),
+    )
+
+
+def _frozen(db: sqlite3.Connection, pair: tuple[str, str], user: str) -> Marks | None:
+    """The peer's marks as they were when a block began, or None: nobody blocks."""
+    seen: list[Marks] = []
+    for blocker, *marks in db.execute(QUERY["frozen"], {"a": pair[0], "b": pair[1]}):
+        blocker_marks, blocked_marks = Marks(*marks[:2]), Marks(*marks[2:])
+        seen.append(blocked_marks if blocker == user else blocker_marks)
+    return min(seen, key=lambda m: (m.delivered, m.read)) if seen else None
+
+
+def marks(db: sqlite3.Connection, conv: str, user: str) -> MarksView:
+    """`MessageStore.marks`."""
+    pair = pair_of(conv)
+    member = 0 if user == pair[0] else 1
+    other = member if pair[0] == pair[1] else 1 - member
+    devices: dict[str, Marks] = {}
+    peer = Marks()
+    row = db.execute(QUERY["load_conversation"], pair).fetchone()
+    if row is None:
+        return MarksView(conv, 0, devices, peer)
+    for whose, name, _, delivered, read_to in db.execute(QUERY["user_marks"], (row[0],)):
+        if whose == member:
+            devices[name] = Marks(delivered, read_to)
+        if whose == other:
+            peer = Marks(max(peer.delivered, delivered), max(peer.read, read_to))
+    return MarksView(conv, row[1], devices, _frozen(db, pair, user) or peer)

@@ -1,0 +1,146 @@
+"""The file's own life: numbered migrations with checksums, a copy before each upgrade, the incarnation."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from msgspec import Struct
+
+from chatd.errors import StartError
+
+CHANGES_RESERVED = 1_000_000
+
+
+class Migration(Struct, frozen=True):
+    """One step of the schema. ``checksum`` is of its text: an applied step must never be edited."""
+
+    number: int
+    name: str
+    sql: str
+    checksum: str
+
+
+def migrations() -> list[Migration]:
+    """All steps, in order; numbers are 1…n."""
+    steps = []
+    for file in resources.files(__package__).joinpath("migrations").iterdir():
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            sql = file.read_text("utf-8")
+            steps.append(Migration(int(match[1]), match[2], sql, hashlib.sha256(sql.encode()).hexdigest()))
+    return sorted(steps, key=lambda m: m.number)
+
+
+def migrate(
+    db: sqlite3.Connection,
+    path: Path,
+    steps: list[Migration],
+    *,
+    on_step: Callable[[Migration], None] = lambda _: None,
+) -> list[int]:
+    """Bring the schema up to date; each step is one transaction. Returns the numbers applied.
+
+    ``on_step`` is called inside a step's transaction, before its commit.
+    Raises: StartError – the file is from a newer chatd, or an applied step's text has changed.
+    """
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS migration"
+        " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_ms INTEGER NOT NULL)"
+    )
+    applied = dict(db.execute("SELECT number, checksum FROM migration").fetchall())
+    newest = steps[-1].number
+    if applied and max(applied) > newest:
+        raise StartError(
+            f"{path} has schema {max(applied)}, this chatd knows {newest}: run the newer one or restore a copy"
+        )
+    for step in steps:
+        if step.number in applied and applied[step.number] != step.checksum:
+            raise StartError(f"{path}: migration {step.number} ({step.name}) is not the one that was applied to it")
+    missing = [s for s in steps if s.number not in applied]
+    if missing and applied:
+        _copy(db, path.with_name(f"{path.name}.before-{missing[0].number:04d}"))
+    for step in missing:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _statements(step.sql):
+                db.execute(statement)
+            db.execute(
+                "INSERT INTO migration VALUES (?, ?, ?, ?)",
+                (step.number, step.name, step.checksum, int(time.time() * 1000)),
+            )
+            on_step(step)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    return [s.number for s in missing]
+
+
+def _statements(sql: str) -> list[str]:
+    statements, buffer = [], ""
+    for line in sql.splitlines(keepends=True):
+        buffer += line
+        if sqlite3.complete_statement(buffer):
+            statements.append(buffer)
+            buffer = ""
+    return statements
+
+
+def _copy(db: sqlite3.Connection, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    copy = sqlite3.connect(part)
+    try:
+        db.backup(copy)
+    finally:
+        copy.close()
+    part.replace(path)
+
+
+class Life(Struct):
+    """What a file remembers of itself at opening. ``changed``: numbers up to it may have been used."""
+
+    incarnation: str
+    changed: int
+    next_key: int
+
+
+def begin_life(db: sqlite3.Connection, *, durable: bool, boot: str) -> Life:
+    """Read or make the incarnation, and reserve a range of change numbers.
+
+    Without fsync a reboot that found the store open may have lost commits: then the incarnation changes.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
+    incarnation = meta.get("incarnation")
+    lost = not durable and meta.get("open_since_boot", boot) not in ("", boot)
+    if incarnation is None or lost:
+        incarnation = secrets.token_hex(8)
+    changed = int(meta.get("changed", "0"))
+    values = {
+        "incarnation": incarnation,
+        "changed": str(changed + CHANGES_RESERVED),
+        "open_since_boot": "" if durable else boot,
+    }
+    db.executemany("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", values.items())
+    next_key = db.execute("SELECT coalesce(max(key), 0) + 1 FROM conversation").fetchone()[0]
+    db.execute("COMMIT")
+    return Life(incarnation, changed, next_key)
+
+
+def reserve_changes(db: sqlite3.Connection, used: int) -> None:
+    """Move the reserved range of change numbers on, inside the caller's transaction."""
+    db.execute("UPDATE meta SET value = ? WHERE name = 'changed'", (str(used + CHANGES_RESERVED),))
+
+
+def end_life(db: sqlite3.Connection) -> None:
+    """Note an orderly end."""
+    db.execute("UPDATE meta SET value = '' WHERE name = 'open_since_boot'")
