@@ -47,9 +47,7 @@ class _Conversation:
     def user_marks(self, user: str) -> Marks:
         """The maximum over the user's devices."""
         devices = self.marks.get(user, {}).values()
-        return Marks(
-            max((m.delivered for m in devices), default=0), max((m.read for m in devices), default=0)
-        )
+        return Marks(max((m.delivered for m in devices), default=0), max((m.read for m in devices), default=0))
 
     def unread(self, user: str, read: int) -> int:
         """The peer's visible messages above max(read, own last sent seq)."""
@@ -152,7 +150,7 @@ class MemoryStore(MemoryAccounts):
         now = self._user_marks(conv, user)
         return Grown(conv, user, now.delivered, now.read, grew=now != before, private=conv in self._frozen)
 
-    async def find(self, conv: str, sender: str, id: str) -> Message | None:  # noqa: A002 - the contract's word
+    async def find(self, conv: str, sender: str, id: str) -> Message | None:
         self._check_open()
         known = self._convs.get(conv)
         seq = known.seqs.get((sender, id)) if known else None

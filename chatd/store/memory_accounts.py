@@ -46,9 +46,7 @@ class MemoryAccounts:
 
     async def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
         self._check_open()
-        present = [
-            account for account in self._accounts.values() if account is not None and account.user > after
-        ]
+        present = [account for account in self._accounts.values() if account is not None and account.user > after]
         return sorted(present, key=lambda account: account.user)[:limit]
 
     async def set_password(self, user: str, password_hash: str) -> bool:
