@@ -1,0 +1,133 @@
+"""The verbs of administration, over the socket of a running server and straight on a store: one table, one result."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chatd import admin
+from chatd.accounts import Accounts
+from chatd.errors import BadFrame, Forbidden, NotFound, Refusal, StartError, Unavailable, Unsupported
+from chatd.passwords import Passwords
+from chatd.settings import AccountSettings
+from chatd.store.memory import MemoryStore
+
+T0 = 1_700_000_000_000
+Run = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+async def accounts() -> AsyncIterator[Accounts]:
+    store, passwords = MemoryStore(), Passwords(time_cost=1, memory_kib=8)
+    await store.open()
+    yield Accounts(store, AccountSettings(), now_ms=lambda: T0, loopback=True, passwords=passwords)
+    await store.close()
+    passwords.close()
+
+
+@pytest.fixture(params=["direct", "socket"])
+async def run(request: pytest.FixtureRequest, accounts: Accounts, tmp_path: Path) -> AsyncIterator[Run]:
+    """Runs a verb with arguments by name, in both ways."""
+    if request.param == "direct":
+        yield lambda verb, **args: admin.run(accounts, verb, args)
+        return
+    path = tmp_path / admin.SOCKET_NAME
+    async with admin.serving(accounts, path):
+        yield lambda verb, **args: admin.call(path, verb, args)
+
+
+async def test_the_life_of_a_user(run: Run, accounts: Accounts) -> None:
+    assert await run("add_user", user="alice", password="correct horse", admin=True) is None
+    assert await run("add_user", user="robot") is None
+    token = await run("issue_token", user="robot", name="job", days=1)
+    identity = await accounts.authenticate(token)
+    assert await run("tokens", user="robot") == [
+        {
+            "user": "robot",
+            "device": identity.device,
+            "name": "job",
+            "created_ms": T0,
+            "expires_ms": T0 + 86_400_000,
+        }
+    ]
+    assert await run("revoke", user="robot", device=identity.device) is None
+    assert await run("tokens", user="robot") == []
+    assert await run("set_password", user="robot", password="battery staple") is None
+    assert await run("disable", user="robot") is None
+    assert await run("list_users") == [
+        {"user": "alice", "admin": True, "disabled": False, "has_password": True, "created_ms": T0},
+        {"user": "robot", "admin": False, "disabled": True, "has_password": True, "created_ms": T0},
+    ]
+    assert await run("enable", user="robot") is None
+    assert await run("delete_user", user="robot") is None
+    assert [u["user"] for u in await run("list_users", after="alice")] == []
+    invite = await run("create_invite", admin=False, hours=1)
+    await accounts.register("bob", "correct horse", invite)
+    assert await accounts.known("bob")
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "kind", "message"),
+    [
+        ("explode", {}, Unsupported, "unknown verb 'explode'"),
+        ("login", {"user": "alice", "password": "x"}, Unsupported, "unknown verb"),
+        ("add_user", {}, BadFrame, "add_user: Object missing required field `user`"),
+        ("add_user", {"user": "bob", "shoe": 43}, BadFrame, "shoe"),
+        ("add_user", {"user": 7}, BadFrame, "Expected `str`, got `int`"),
+        ("add_user", {"user": "alice"}, Forbidden, "this name is taken"),
+        ("disable", {"user": "nobody"}, NotFound, "no such user"),
+    ],
+)
+async def test_a_refusal_arrives_as_itself(
+    run: Run, verb: str, args: dict[str, Any], kind: type[Refusal], message: str
+) -> None:
+    await run("add_user", user="alice")
+    with pytest.raises(kind) as refused:
+        await run(verb, **args)
+    assert type(refused.value) is kind
+    assert message in refused.value.message
+
+
+async def test_the_socket_is_the_owner_s_alone_and_goes_with_the_server(accounts: Accounts, tmp_path: Path) -> None:
+    path = tmp_path / admin.SOCKET_NAME
+    async with admin.serving(accounts, path):
+        mode = (await asyncio.to_thread(path.stat)).st_mode
+        assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+    assert not await asyncio.to_thread(path.exists)
+    with pytest.raises(Unavailable, match="no server answers"):
+        await admin.call(path, "list_users", {})
+
+
+async def test_a_socket_left_by_a_killed_server_is_replaced(accounts: Accounts, tmp_path: Path) -> None:
+    path = tmp_path / admin.SOCKET_NAME
+    admin._bound(path).close()
+    assert await asyncio.to_thread(path.is_socket)
+    with pytest.raises(Unavailable):
+        await admin.call(path, "list_users", {})
+    async with admin.serving(accounts, path):
+        assert await admin.call(path, "list_users", {}) == []
+
+
+async def test_a_body_that_is_no_call_is_refused(accounts: Accounts, tmp_path: Path) -> None:
+    path = tmp_path / admin.SOCKET_NAME
+    connector = aiohttp.UnixConnector(str(path))
+    async with admin.serving(accounts, path), aiohttp.ClientSession(connector=connector) as session:
+        for body in (b"", b"[]", b'{"verb": 1}', b"\xff"):
+            async with session.post("http://chatd/call", data=body) as response:
+                assert response.status == 400
+                assert (await response.json())["code"] == "bad_frame"
+
+
+async def test_a_path_that_no_socket_can_have_says_so(accounts: Accounts, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="longer than the 103 bytes"):
+        async with admin.serving(accounts, tmp_path / ("x" * 120)):
+            pytest.fail("it cannot serve there")
+    with pytest.raises(StartError, match="No such file"):
+        async with admin.serving(accounts, tmp_path / "absent" / "s"):
+            pytest.fail("it cannot serve there")
