@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from broken_stores import BROKEN, IdReuseRaises, LastMarkWins
 from store_backends import Deaf, FaultyMemoryStore, MemoryBackend, sqlite_backend
 
-from chatd.errors import IdReuse, Unavailable
-from chatd.model import (
-    Account,
-    Advance,
-    Appended,
-    ConversationPage,
-    Device,
-    Draft,
-    Grown,
-    Marks,
-    Message,
-    conv_of,
-)
-from chatd.store.base import AccountStore, Committed, MessageStore, Store
+from chatd.errors import Unavailable
+from chatd.store.base import AccountStore, MessageStore, Store
 from chatd.store.conformance import CHECKS, Backend, Factory, Fault, Result, run, run_check
-from chatd.store.memory import MemoryStore, _Conversation
+from chatd.store.memory import MemoryStore
 
 # A local engine answers or dies with its process: there is nobody who could lose an answer.
 SKIPPED_ON_SQLITE = {
@@ -58,258 +45,14 @@ async def test_an_unknown_outcome_that_was_not_stored() -> None:
     assert await run_check(name, factory_of(MemoryBackend(Deaf))) == Result(name)
 
 
-# --- stores that break one promise each ------------------------------------------------------------------
-
-
-class StoresRepeats(FaultyMemoryStore):
-    """No unique key: a repeat is a second message."""
-
-    def _append(self, draft: Draft) -> Appended | IdReuse:
-        for conv in self._convs.values():
-            conv.seqs.clear()
-        return super()._append(draft)
-
-
-class ForgetsIdsAtClose(FaultyMemoryStore):
-    async def close(self) -> None:
-        for conv in self._convs.values():
-            conv.seqs.clear()
-        await super().close()
-
-
-class IdsOfTheWholeStore(FaultyMemoryStore):
-    """An id names a message whoever sends it, in any conversation."""
-
-    def _append(self, draft: Draft) -> Appended | IdReuse:
-        for conv in self._convs.values():
-            for (_, known), seq in conv.seqs.items():
-                if known == draft.id:
-                    return Appended(conv.log[seq - 1], duplicate=True)
-        return super()._append(draft)
-
-
-class SeqLostToIdReuse(FaultyMemoryStore):
-    """A refused draft leaves a gap."""
-
-    async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
-        done = await super().commit(drafts, advances)
-        for draft, result in zip(drafts, done.appended, strict=True):
-            if isinstance(result, IdReuse):
-                log = self._convs[draft.conv].log
-                log.append(replace(log[-1], seq=log[-1].seq + 1))
-        return done
-
-
-class IdReuseRaises(FaultyMemoryStore):
-    def _append(self, draft: Draft) -> Appended | IdReuse:
-        result = super()._append(draft)
-        if isinstance(result, IdReuse):
-            raise result
-        return result
-
-
-class TimeOfTheDraft(FaultyMemoryStore):
-    """ts may run back."""
-
-    def _append(self, draft: Draft) -> Appended | IdReuse:
-        result = super()._append(draft)
-        if isinstance(result, Appended) and not result.duplicate:
-            result = Appended(replace(result.message, ts_ms=draft.ts_ms))
-            self._convs[draft.conv].log[-1] = result.message
-        return result
-
-
-class NormalisesBodies(FaultyMemoryStore):
-    def _append(self, draft: Draft) -> Appended | IdReuse:
-        return super()._append(replace(draft, body=draft.body.replace("\r\n", "\n")))
-
-
-class LastMarkWins(FaultyMemoryStore):
-    """A mark is what was said last, not the maximum."""
-
-    def _advance(self, advance: Advance) -> None:
-        if advance.conv in self._convs:
-            self._convs[advance.conv].marks.get(advance.user, {}).pop(advance.device, None)
-        super()._advance(advance)
-
-
-class MarksAboveTheHead(FaultyMemoryStore):
-    def _advance(self, advance: Advance) -> None:
-        super()._advance(advance)
-        if advance.conv in self._convs:
-            devices = self._convs[advance.conv].marks[advance.user]
-            old = devices.get(advance.device, Marks())
-            new = Marks(max(old.delivered, advance.delivered), max(old.read, advance.read))
-            devices[advance.device] = new
-
-
-class GrowsAlways(FaultyMemoryStore):
-    """A receipt for every ack."""
-
-    def _grown(self, conv: str, user: str, before: Marks) -> Grown:
-        return replace(super()._grown(conv, user, before), grew=True)
-
-
-class NeverHides(FaultyMemoryStore):
-    def _append(self, draft: Draft) -> Appended | IdReuse:
-        blocks = dict(self._blocks)
-        self._blocks.clear()
-        try:
-            return super()._append(draft)
-        finally:
-            self._blocks.update(blocks)
-
-
-class UnhidesAtUnblock(FaultyMemoryStore):
-    async def block(self, user: str, peer: str, *, on: bool) -> None:
-        await super().block(user, peer, on=on)
-        conv = self._convs.get(conv_of(user, peer), _Conversation())
-        conv.log[:] = [replace(one, hidden=False) for one in conv.log]
-
-
-class BlockTellsMarks(FaultyMemoryStore):
-    """Who is blocked still sees the marks grow."""
-
-    def _marks_told(self, conv: str, peer: str) -> Marks:
-        return self._user_marks(conv, peer)
-
-
-class SecondBlockFreezesAgain(FaultyMemoryStore):
-    async def block(self, user: str, peer: str, *, on: bool) -> None:
-        if on:
-            self._frozen.pop(conv_of(user, peer), None)
-        await super().block(user, peer, on=on)
-
-
-class SinceIgnoresMarks(FaultyMemoryStore):
-    def _advance(self, advance: Advance) -> None:
-        conv = self._convs.get(advance.conv, _Conversation())
-        changed = conv.changed
-        super()._advance(advance)
-        conv.changed = changed
-
-
-class CursorForgetsSince(FaultyMemoryStore):
-    async def conversations(
-        self, user: str, device: str, *, since: str | None = None, cursor: str | None = None, limit: int
-    ) -> ConversationPage:
-        page = await super().conversations(user, device, since=since, cursor=cursor, limit=limit)
-        cursor = page.cursor and re.sub(r"/\d+\.", "/0.", page.cursor)
-        return replace(page, cursor=cursor)
-
-
-class BelievesAnySince(FaultyMemoryStore):
-    def _numbers(self, text: str | None, count: int) -> list[int] | None:
-        numbers = [int(part) for part in re.findall(r"\d{1,9}", text or "", re.ASCII)]
-        return numbers[-count:] if len(numbers) >= count else None
-
-
-class ReadsCharacters(FaultyMemoryStore):
-    """Takes ``bytes_max`` for characters."""
-
-    async def read(
-        self,
-        conv: str,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int,
-        bytes_max: int = 262_144,
-    ) -> Sequence[Message]:
-        return await super().read(conv, after=after, before=before, limit=limit, bytes_max=bytes_max * 4)
-
-
-class EnrollsTwice(FaultyMemoryStore):
-    """An enrolled device does not keep its positions."""
-
-    async def enroll(
-        self, user: str, device: str, *, initial_history: int, newest_max: int, again: bool = False
-    ) -> None:
-        await super().enroll(user, device, initial_history=initial_history, newest_max=newest_max, again=True)
-
-
-class FreesDeletedNames(FaultyMemoryStore):
-    async def delete_account(self, user: str) -> bool:
-        deleted = await super().delete_account(user)
-        self._accounts.pop(user, None)
-        return deleted
-
-
-class KeepsOldTokens(FaultyMemoryStore):
-    def _drop_token(self, key: tuple[str, str]) -> None:
-        pass
-
-
-class HostReplacesDevices(FaultyMemoryStore):
-    async def put_device(self, device: Device, token_hash: bytes | None) -> None:
-        await super().put_device(device, token_hash)
-        self._devices[device.user, device.device] = device
-
-
-class InvitesForEver(FaultyMemoryStore):
-    async def redeem_invite(self, invite_hash: bytes, account: Account, now_ms: int) -> bool | None:
-        invite = self._invites.get(invite_hash)
-        done = await super().redeem_invite(invite_hash, account, now_ms)
-        if invite:
-            self._invites[invite_hash] = invite
-        return done
-
-
-class UsableAfterClose(FaultyMemoryStore):
-    def _check_open(self) -> None:
-        pass
-
-
-class StoresHalf(FaultyMemoryStore):
-    """When the engine goes away, the first draft is stored all the same."""
-
-    async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
-        if self.fault == "gone":
-            await MemoryStore.commit(self, drafts[:1], [])
-        return await super().commit(drafts, advances)
-
-
-class BlindFind(FaultyMemoryStore):
-    """Says that nothing is stored."""
-
-    async def find(self, conv: str, sender: str, id: str) -> Message | None:
-        return None
-
-
-BROKEN: dict[type[FaultyMemoryStore], str] = {
-    StoresRepeats: "a_repeat_gets_the_first_answer",
-    ForgetsIdsAtClose: "logs_survive_a_reopen",
-    IdsOfTheWholeStore: "an_id_is_the_senders_in_its_conversation",
-    SeqLostToIdReuse: "id_reuse_is_a_value_and_the_others_are_stored",
-    IdReuseRaises: "id_reuse_is_a_value_and_the_others_are_stored",
-    TimeOfTheDraft: "time_never_runs_back_in_a_conversation",
-    NormalisesBodies: "bodies_come_back_byte_for_byte",
-    LastMarkWins: "marks_only_grow",
-    MarksAboveTheHead: "marks_only_grow",
-    GrowsAlways: "marks_only_grow",
-    NeverHides: "a_message_of_a_blocked_sender_is_hidden_for_ever",
-    UnhidesAtUnblock: "a_message_of_a_blocked_sender_is_hidden_for_ever",
-    BlockTellsMarks: "marks_stand_still_while_either_blocks",
-    SecondBlockFreezesAgain: "marks_stand_still_while_either_blocks",
-    SinceIgnoresMarks: "since_gives_what_changed_after_it",
-    CursorForgetsSince: "cursors_give_each_conversation_once",
-    BelievesAnySince: "a_foreign_since_or_cursor_counts_as_absent",
-    ReadsCharacters: "read_stops_at_its_bytes",
-    EnrollsTwice: "a_new_device_starts_near_the_head",
-    FreesDeletedNames: "a_deleted_account_leaves_its_name_and_messages",
-    KeepsOldTokens: "a_token_names_its_device",
-    HostReplacesDevices: "a_hosts_device_needs_no_token",
-    InvitesForEver: "an_invite_is_good_once",
-    UsableAfterClose: "a_closed_store_is_unavailable",
-    StoresHalf: "gone_stores_nothing",
-    BlindFind: "an_unknown_outcome_can_be_found_out",
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
-async def test_a_broken_store_is_found(kind: type[FaultyMemoryStore]) -> None:
-    result = await run_check(BROKEN[kind], factory_of(MemoryBackend(kind)))
+@pytest.mark.parametrize(("kind", "check"), BROKEN)
+async def test_a_broken_store_is_found(kind: type[FaultyMemoryStore], check: str) -> None:
+    result = await run_check(check, factory_of(MemoryBackend(kind)))
     assert result.error is not None
+
+
+def test_every_check_finds_a_broken_store() -> None:
+    assert {check for _, check in BROKEN} == set(CHECKS)
 
 
 # --- the suite as a product ------------------------------------------------------------------------------
