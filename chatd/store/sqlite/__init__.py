@@ -231,6 +231,8 @@ class SqliteStore(SqliteAccounts):
                 db.execute(QUERY["add_block"], (user, peer, *mine, *theirs))
             else:
                 db.execute(QUERY["remove_block"], (user, peer))
+                self._log.changed += 1  # the marks that were frozen show again
+                db.execute("UPDATE conversation SET changed = ? WHERE key = ?", (self._log.changed, state.key))
             self._log.forget()
 
         await self.engine.write(work)

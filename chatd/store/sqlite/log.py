@@ -56,7 +56,7 @@ class Conversation:
         self.ts_ms = 0
         self.last = [0, 0]
         self.hidden = 0
-        self.marks: dict[tuple[int, str], tuple[int, int, int]] = {}  # (member, device): start, delivered, read
+        self.marks: dict[tuple[int, str], tuple[int, int, int]] = {}  # (member, device): position, delivered, read
         self.user_marks = [(0, 0), (0, 0)]
         self.blocked = [False, False]  # [0]: a blocks b, [1]: b blocks a
 
@@ -91,8 +91,8 @@ class Log:
         else:
             state = Conversation(row[0], pair)
             state.head, state.ts_ms, state.last[0], state.last[1], state.hidden = row[1:]
-            for member, device, start, delivered, read in db.execute(QUERY["load_marks"], (state.key,)):
-                state.marks[member, device] = (start, delivered, read)
+            for member, device, position, delivered, read in db.execute(QUERY["load_marks"], (state.key,)):
+                state.marks[member, device] = (position, delivered, read)
                 have = state.user_marks[member]
                 state.user_marks[member] = (max(have[0], delivered), max(have[1], read))
         for (blocker,) in db.execute(QUERY["load_blocks"], {"a": pair[0], "b": pair[1]}):
@@ -129,6 +129,7 @@ class Log:
             db.execute("ROLLBACK TO append")
             self.forget()
             touched.clear()
+            known.clear()
             for draft in drafts:
                 state = self.conversation(db, draft.conv)
                 key = (state.key, state.member(draft.sender), id_bytes(draft.id))
@@ -184,33 +185,28 @@ class Log:
             member = state.member(advance.user)
             had = state.user_marks[member]
             before.setdefault((advance.conv, advance.user), had)
-            start, delivered, read = state.marks.get((member, advance.device), (0, 0, 0))
-            new_read = max(read, min(advance.read, state.head))
-            new_delivered = max(delivered, min(advance.delivered, state.head), new_read)
-            if state.head == 0 or (new_delivered == delivered and new_read == read):
+            was = state.marks.get((member, advance.device), (0, 0, 0))
+            told = min(max(advance.delivered, advance.read), state.head)
+            new_delivered, new_read = max(was[1], told), max(was[2], min(advance.read, state.head))
+            mark = (max(was[0], told), new_delivered, new_read)
+            if state.head == 0 or mark == was:
                 continue
-            state.marks[member, advance.device] = (start, new_delivered, new_read)
+            state.marks[member, advance.device] = mark
             state.user_marks[member] = (max(had[0], new_delivered), max(had[1], new_read))
             touched[state.key] = state
-            rows[state.key, member, advance.device] = (
-                state.key,
-                member,
-                advance.device,
-                start,
-                new_delivered,
-                new_read,
-            )
+            rows[state.key, member, advance.device] = (state.key, member, advance.device, *mark)
         _insert_rows(
             db,
             "INSERT INTO mark",
             list(rows.values()),
-            "ON CONFLICT DO UPDATE SET delivered = excluded.delivered, read = excluded.read",
+            "ON CONFLICT DO UPDATE SET position = excluded.position, delivered = excluded.delivered,"
+            " read = excluded.read",
         )
         grown = []
-        for (conv, user), was in before.items():
+        for (conv, user), old in before.items():
             state = self._cache[conv]
             now = state.user_marks[state.member(user)]
-            grown.append(Grown(conv, user, now[0], now[1], now != was, state.blocked[0] or state.blocked[1]))
+            grown.append(Grown(conv, user, now[0], now[1], now != old, state.blocked[0] or state.blocked[1]))
         return grown
 
     def _store_conversations(self, db: sqlite3.Connection, states: Iterable[Conversation]) -> None:

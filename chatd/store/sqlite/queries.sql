@@ -2,7 +2,7 @@
 SELECT key, head, ts_ms, last_a, last_b, hidden FROM conversation WHERE a = ? AND b = ?;
 
 -- name: load_marks
-SELECT member, device, start, delivered, read FROM mark WHERE conversation = ?;
+SELECT member, device, position, delivered, read FROM mark WHERE conversation = ?;
 
 -- name: load_blocks
 SELECT blocker FROM block WHERE (blocker = :a AND blocked = :b) OR (blocker = :b AND blocked = :a);
@@ -47,9 +47,6 @@ SELECT p.key, p.a, p.b, p.head, p.ts_ms, p.last_a, p.last_b, p.hidden, p.changed
 FROM page p JOIN message m ON m.conversation = p.key AND m.seq = p.head
 ORDER BY p.changed DESC, p.key DESC;
 
--- name: user_marks
-SELECT member, device, start, delivered, read FROM mark WHERE conversation = ?;
-
 -- name: frozen
 SELECT blocker, blocker_delivered, blocker_read, blocked_delivered, blocked_read FROM block
 WHERE (blocker = :a AND blocked = :b) OR (blocker = :b AND blocked = :a);
@@ -58,7 +55,7 @@ WHERE (blocker = :a AND blocked = :b) OR (blocker = :b AND blocked = :a);
 SELECT count(*) FROM message WHERE conversation = ? AND seq > ? AND hidden = 0;
 
 -- name: position
-SELECT max(k.start, k.delivered) FROM mark k
+SELECT k.position FROM mark k
 WHERE k.conversation = (SELECT key FROM conversation WHERE a = ? AND b = ?) AND k.member = ? AND k.device = ?;
 
 -- name: starts
@@ -69,10 +66,10 @@ WITH mine AS (
 ), ranked AS (
     SELECT key, head, member, row_number() OVER (ORDER BY changed DESC, key DESC) AS place FROM mine WHERE head > 0
 )
-INSERT INTO mark (conversation, member, device, start, delivered, read)
+INSERT INTO mark (conversation, member, device, position, delivered, read)
 SELECT key, member, :device, CASE WHEN place <= :newest THEN max(0, head - :history) ELSE head END, 0, 0
 FROM ranked WHERE true
-ON CONFLICT DO UPDATE SET start = excluded.start;
+ON CONFLICT DO UPDATE SET position = excluded.position;
 
 -- name: add_block
 INSERT INTO block VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;

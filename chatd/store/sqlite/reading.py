@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatd.model import SEQ_MAX, ConversationPage, ConversationView, Marks, MarksView, Message, conv_of
 from chatd.store.sqlite.engine import QUERY
@@ -46,32 +46,46 @@ def conversations(
     limit: int,
 ) -> ConversationPage:
     """`MessageStore.conversations`."""
-    (newest,) = db.execute(QUERY["newest_change"], {"user": user}).fetchone()
-    after = _mark_of(since, incarnation)
-    at = _cursor_of(cursor, incarnation)
+    walk = _walk(cursor, incarnation)
+    if walk is None:
+        (newest,) = db.execute(QUERY["newest_change"], {"user": user}).fetchone()
+        walk = _Walk(SEQ_MAX, SEQ_MAX, _mark_of(since, incarnation), newest)
     rows = db.execute(
         QUERY["conversations"],
         {
             "user": user,
-            "since": -1 if after is None else after,
-            "changed": SEQ_MAX if at is None else at[0],
-            "key": SEQ_MAX if at is None else at[1],
+            "since": walk.since,
+            "changed": walk.changed,
+            "key": walk.key,
             "limit": limit,
         },
     ).fetchall()
-    more = f"c{rows[-1][8]}.{rows[-1][0]}.{incarnation}" if len(rows) == limit else None
+    more = None
+    if len(rows) == limit:
+        more = f"c{rows[-1][8]}.{rows[-1][0]}.{walk.since}.{walk.newest}.{incarnation}"
     views = tuple(_view(db, row, user, device) for row in rows)
-    return ConversationPage(views, f"s{newest}.{incarnation}", more)
+    return ConversationPage(views, f"s{walk.newest}.{incarnation}", more)
 
 
-def _mark_of(since: str | None, incarnation: str) -> int | None:
+class _Walk(NamedTuple):
+    """Where a walk over the listing is, where it ends, and the newest change when it began."""
+
+    changed: int
+    key: int
+    since: int
+    newest: int
+
+
+def _mark_of(since: str | None, incarnation: str) -> int:
     match = re.fullmatch(r"s(\d{1,15})\.(\w+)", since or "", re.ASCII)
-    return int(match[1]) if match and match[2] == incarnation else None
+    return int(match[1]) if match and match[2] == incarnation else -1
 
 
-def _cursor_of(cursor: str | None, incarnation: str) -> tuple[int, int] | None:
-    match = re.fullmatch(r"c(\d{1,15})\.(\d{1,15})\.(\w+)", cursor or "", re.ASCII)
-    return (int(match[1]), int(match[2])) if match and match[3] == incarnation else None
+def _walk(cursor: str | None, incarnation: str) -> _Walk | None:
+    match = re.fullmatch(r"c(\d{1,15})\.(\d{1,15})\.(-?\d{1,15})\.(\d{1,15})\.(\w+)", cursor or "", re.ASCII)
+    if match is None or match[5] != incarnation:
+        return None
+    return _Walk(*(int(n) for n in match.groups()[:4]))
 
 
 def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) -> ConversationView:
@@ -80,11 +94,11 @@ def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) ->
     member = 0 if user == a else 1
     own, position = [0, 0], 0
     peer = [0, 0]
-    for whose, name, start, delivered, read_to in db.execute(QUERY["user_marks"], (key,)):
+    for whose, name, held, delivered, read_to in db.execute(QUERY["load_marks"], (key,)):
         if whose == member:
             own = [max(own[0], delivered), max(own[1], read_to)]
             if name == device:
-                position = max(start, delivered)
+                position = held
         if whose == (1 - member if a != b else member):
             peer = [max(peer[0], delivered), max(peer[1], read_to)]
     seen = max(own[1], (last_a, last_b)[member])
@@ -127,7 +141,7 @@ def marks(db: sqlite3.Connection, conv: str, user: str) -> MarksView:
     row = db.execute(QUERY["load_conversation"], pair).fetchone()
     if row is None:
         return MarksView(conv, 0, devices, peer)
-    for whose, name, _, delivered, read_to in db.execute(QUERY["user_marks"], (row[0],)):
+    for whose, name, _, delivered, read_to in db.execute(QUERY["load_marks"], (row[0],)):
         if whose == member:
             devices[name] = Marks(delivered, read_to)
         if whose == other:

@@ -38,7 +38,7 @@ CREATE TABLE mark (
     conversation INTEGER NOT NULL,
     member INTEGER NOT NULL,     -- 0: a, 1: b
     device TEXT NOT NULL,
-    start INTEGER NOT NULL,      -- where this device's log begins
+    position INTEGER NOT NULL,   -- what this device is known to hold: its start, then what it acknowledged
     delivered INTEGER NOT NULL,
     read INTEGER NOT NULL,
     PRIMARY KEY (conversation, member, device)

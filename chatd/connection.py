@@ -1,0 +1,522 @@
+"""One connected device: it performs what its session decides, with the services. No sockets: it knows "write" and
+"close", and the transport knows the rest.
+
+Frames are performed in the order they came. One that has to wait (the hello, an unknown recipient, a page of history)
+holds back the ones behind it, and the socket is not read meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from chatd import protocol
+from chatd.accounts import Accounts
+from chatd.cursor import UNKNOWN, Cursor
+from chatd.delivery import Delivery
+from chatd.errors import BadFrame, Forbidden, InternalError, NotFound, Refusal, Unauthenticated
+from chatd.limits import TokenBucket
+from chatd.metrics import Metrics
+from chatd.model import (
+    PAGE_ITEMS_MAX,
+    Advance,
+    Appended,
+    ConversationPage,
+    Draft,
+    Grown,
+    Identity,
+    Message,
+    conv_of,
+    peer_of,
+)
+from chatd.sending import make_draft
+from chatd.sequencer import Sequencer
+from chatd.session import Answer, Close, Event, Session, State, error_frame
+from chatd.settings import Settings
+from chatd.store.base import Store
+
+PAGE_MESSAGES_MAX = 256
+PAGE_BYTES_MAX = 49_152
+OWED_RECEIPTS_MAX = 1_000
+NEWEST_CONVERSATIONS = 100
+RETRY_READ_S = 0.5
+
+log = structlog.get_logger("chatd.connection")
+
+
+class Wire(Protocol):
+    """What a connection can do to its socket. None of it waits."""
+
+    def write(self, payload: bytes) -> None:
+        """Send one text frame; all of one loop tick leave together."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what was written, then a close frame."""
+
+    def hold(self, on: bool) -> None:
+        """Stop reading the socket, or go on."""
+
+
+class Services(Struct, frozen=True):
+    """What a connection needs of the server."""
+
+    settings: Settings
+    store: Store
+    accounts: Accounts
+    sequencer: Sequencer
+    delivery: Delivery
+    metrics: Metrics
+    catch_ups: asyncio.Semaphore
+    user_bucket: Callable[[str], TokenBucket]
+    now_s: Callable[[], float]
+    now_ms: Callable[[], int]
+
+
+class Connection:
+    """One device's connection, from its hello to its end."""
+
+    __slots__ = (
+        "_agent",
+        "_busy",
+        "_inbox",
+        "_owed",
+        "_pump",
+        "_services",
+        "_since",
+        "_wire",
+        "_work",
+        "cursor",
+        "device",
+        "session",
+        "user",
+    )
+
+    def __init__(self, services: Services, wire: Wire) -> None:
+        settings = services.settings
+        self._services = services
+        self._wire = wire
+        self.session = Session(settings.limits, hello_s=settings.timing.hello_s, now_s=services.now_s())
+        self.cursor = Cursor(settings.limits.window_messages_max)
+        self.user = ""
+        self.device = ""
+        self._agent = ""
+        self._since: str | None = None  # set when the listing is out: what caught_up will say
+        self._busy = False
+        self._inbox: deque[bytes] | None = None  # frames that came in one read with one that waits
+        self._work: asyncio.Task[None] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._owed: dict[tuple[str, str], Grown] | None = None
+
+    # --- from the transport ---------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """One text frame."""
+        self._services.metrics.frames_received += 1
+        if self._busy:
+            if self._inbox is None:
+                self._inbox = deque()
+            self._inbox.append(data)  # bounded by what one read of the socket can hold: it is not read meanwhile
+            return
+        effect = self.session.receive(data, self._services.now_s())
+        kind = type(effect)
+        if kind is protocol.Send:
+            self._send(effect)  # type: ignore[arg-type]
+        elif kind is protocol.Ack:
+            self._advance(effect, effect.seq, 0)  # type: ignore[union-attr, arg-type]
+        elif kind is protocol.Read:
+            self._advance(effect, effect.seq, effect.seq)  # type: ignore[union-attr, arg-type]
+        elif isinstance(effect, Answer):
+            self._services.metrics.frames_refused += 1
+            self._write(effect.frame)
+        elif isinstance(effect, Close):
+            self._close(effect)
+        elif isinstance(effect, protocol.Ping):
+            self._write(protocol.Pong(now=self._services.now_ms(), ref=effect.ref))
+        elif isinstance(effect, protocol.Hello):
+            self._wait(self._hello(effect), effect)
+        elif isinstance(effect, protocol.Auth):
+            self._wait(self._auth(effect), effect)
+        elif isinstance(effect, protocol.History):
+            self._wait(self._history(effect), effect)
+        elif isinstance(effect, protocol.Conversations):
+            self._wait(self._conversations(effect), effect)
+
+    def congested(self, on: bool) -> None:
+        """The socket owes its client too much, or has drained."""
+        self.cursor.congested = on
+        if on:
+            return
+        owed, self._owed = self._owed, None
+        for grown in (owed or {}).values():
+            self._write(protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read))
+        self._read_on()
+
+    def lost(self) -> None:
+        """The socket is gone. What was submitted is committed all the same."""
+        self._closed()
+
+    def tick(self, now_s: float) -> None:
+        """Called about once a second: deadlines."""
+        deadline_s = self.session.deadline_s
+        if deadline_s is not None and now_s >= deadline_s:
+            self._close(self.session.expired())
+
+    # --- from delivery and the sequencer --------------------------------------------------------------
+
+    def live(self, message: Message, payload: bytes) -> None:
+        """See `Recipient`."""
+        if self.cursor.offer(message.conv, message.seq):
+            self._services.metrics.messages_live += 1
+            self._wire.write(payload)
+        elif self.cursor.behind:
+            self._read_on()
+
+    def receipt(self, grown: Grown, payload: bytes) -> None:
+        """See `Recipient`."""
+        if not self.cursor.congested:
+            self._wire.write(payload)
+            return
+        if self._owed is None:
+            self._owed = {}
+        self._owed[grown.conv, grown.user] = grown
+        if len(self._owed) > OWED_RECEIPTS_MAX:
+            self._close(Close(4408, "not reading"))
+
+    def end(self, code: int, reason: str) -> None:
+        """See `Recipient`."""
+        self._close(Close(code, reason))
+
+    def answer(self, frame: protocol.ServerFrame) -> None:
+        """Write a frame."""
+        self._write(frame)
+
+    def goaway(self, reason: str, reconnect_ms: int) -> None:
+        """Ask the client to come back elsewhere."""
+        self._write(protocol.Goaway(reason=reason, reconnect_ms=reconnect_ms))
+
+    def appended(self, draft: Draft, result: Appended, ref: object) -> None:
+        """See `Origin`."""
+        message = result.message
+        moved = not result.duplicate and self.cursor.own(message.conv, message.seq)
+        self._write(
+            protocol.Sent(
+                id=message.id,
+                conv=message.conv,
+                seq=message.seq,
+                ts=message.ts_ms,
+                duplicate=not moved,
+                ref=ref,  # type: ignore[arg-type]
+            )
+        )
+        if not moved and self.cursor.behind:
+            self._read_on()
+
+    def refused(self, draft: Draft, refusal: Refusal, ref: object) -> None:
+        """See `Origin`."""
+        if refusal.temporary:
+            self.session.hold(draft.conv, draft.id)
+        self._services.metrics.frames_refused += 1
+        self._write(error_frame(refusal, ref=ref, id=draft.id, conv=draft.conv))  # type: ignore[arg-type]
+
+    # --- performing -----------------------------------------------------------------------------------
+
+    def _send(self, frame: protocol.Send) -> None:
+        services = self._services
+        try:
+            draft = make_draft(
+                user=self.user,
+                to=frame.to,
+                conv=frame.conv,
+                id=frame.id,
+                body=frame.body,
+                body_bytes_max=services.settings.limits.body_bytes_max,
+                now_ms=services.now_ms(),
+            )
+        except Refusal as exc:
+            self._refuse_send(frame, frame.conv, exc)
+            return
+        peer = peer_of(draft.conv, self.user)
+        if peer is not None and not services.accounts.known_cached(peer):
+            self._wait(self._send_to_stranger(frame, draft, peer), frame)
+            return
+        self._submit(frame, draft)
+
+    def _submit(self, frame: protocol.Send, draft: Draft) -> None:
+        try:
+            self._services.sequencer.submit(draft, self, frame.ref)
+        except Refusal as exc:
+            self._refuse_send(frame, draft.conv, exc)
+
+    async def _send_to_stranger(self, frame: protocol.Send, draft: Draft, peer: str) -> None:
+        if not await self._services.accounts.known(peer):
+            raise NotFound(f"there is no user {peer}")
+        self._submit(frame, draft)
+
+    def _refuse_send(self, frame: protocol.Send, conv: str | None, refusal: Refusal) -> None:
+        if refusal.temporary and conv is not None:
+            self.session.hold(conv, frame.id)
+        self._services.metrics.messages_refused += 1
+        self._services.metrics.frames_refused += 1
+        self._write(error_frame(refusal, ref=frame.ref, id=frame.id, conv=conv))
+
+    def _advance(self, frame: protocol.Ack | protocol.Read, delivered: int, read: int) -> None:
+        conv = frame.conv
+        if peer_of(conv, self.user) is None:
+            self._services.metrics.frames_refused += 1
+            self._write(error_frame(NotFound("no such conversation"), ref=frame.ref, conv=conv))
+            return
+        done = None if frame.ref is None else _Told(self, frame.ref, conv)
+        self._services.sequencer.advance(Advance(conv, self.user, self.device, delivered, read), done)
+        if self.cursor.ack(conv, delivered):
+            self._read_on()
+
+    async def _hello(self, frame: protocol.Hello) -> None:
+        services = self._services
+        try:
+            identity = await services.accounts.authenticate(frame.token)
+        except (Unauthenticated, Forbidden) as exc:
+            code = 4403 if isinstance(exc, Forbidden) else 4401
+            self._close(Close(code, exc.message[:100], error_frame(exc, ref=frame.ref)))
+            return
+        except Refusal as exc:
+            self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
+            return
+        if self.session.state is not State.AUTHENTICATING:
+            return
+        self.user, self.device = identity.user, identity.device
+        self._agent = frame.agent or ""
+        try:
+            services.delivery.add(self)
+        except Refusal as exc:
+            self._close(Close(1013, exc.message, error_frame(exc, ref=frame.ref)))
+            return
+        self.session.accepted(self.user, services.user_bucket(self.user), self._token_deadline_s(identity))
+        try:
+            await self._open(frame)
+        except Refusal as exc:
+            self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
+
+    def _token_deadline_s(self, identity: Identity) -> float | None:
+        if identity.expires_ms is None:
+            return None
+        return self._services.now_s() + (identity.expires_ms - self._services.now_ms()) / 1000
+
+    async def _open(self, frame: protocol.Hello) -> None:
+        """Say welcome, list what changed, and place the cursors; the log itself is read by `_catch_up`."""
+        services, limits = self._services, self._services.settings.limits
+        store = services.store
+        watermarks = {c: s for c, s in (frame.watermarks or {}).items() if peer_of(c, self.user) is not None}
+        heads = await store.heads(list(watermarks)) if watermarks else {}
+        reset = frame.incarnation not in (None, store.incarnation) or any(
+            seq > heads[conv] for conv, seq in watermarks.items()
+        )
+        if reset:
+            watermarks = {}
+        await store.enroll(
+            self.user,
+            self.device,
+            initial_history=limits.initial_history,
+            newest_max=NEWEST_CONVERSATIONS,
+            again=reset,
+        )
+        for conv, seq in watermarks.items():
+            self.cursor.start(conv, seq, heads[conv])
+            services.sequencer.advance(Advance(conv, self.user, self.device, seq))
+        self._write(
+            protocol.Welcome(
+                user=self.user,
+                device=self.device,
+                session=secrets.token_hex(8),
+                now=services.now_ms(),
+                incarnation=store.incarnation,
+                reset=reset,
+                heartbeat_s=services.settings.timing.heartbeat_s,
+                durability=store.durability,
+                limits=protocol.Limits(
+                    frame_bytes_max=limits.frame_bytes_max,
+                    body_bytes_max=limits.body_bytes_max,
+                    window=limits.window_messages_max,
+                    initial_history=limits.initial_history,
+                ),
+                ref=frame.ref,
+            )
+        )
+        await self._list_changes(None if reset else frame.since)
+        self._read_on()
+
+    async def _list_changes(self, since: str | None) -> None:
+        cursor: str | None = None
+        first: str | None = None
+        while self.session.state is State.CATCHING_UP:
+            page = await self._page(since=since, cursor=cursor, limit=PAGE_ITEMS_MAX)
+            first = first or page.since
+            for view in page.conversations:
+                if self.cursor.knows(view.conv) or view.position < view.head:
+                    self.cursor.start(view.conv, view.position, view.head)
+            if page.conversations:
+                rows = tuple(protocol.conversation_row(v, self.user) for v in page.conversations)
+                self._write(protocol.ConversationList(conversations=rows))
+            cursor = page.cursor
+            if cursor is None:
+                self._since = first
+                return
+
+    async def _page(self, *, since: str | None, cursor: str | None, limit: int) -> ConversationPage:
+        return await self._services.store.conversations(self.user, self.device, since=since, cursor=cursor, limit=limit)
+
+    async def _auth(self, frame: protocol.Auth) -> None:
+        identity = await self._services.accounts.authenticate(frame.token)
+        if (identity.user, identity.device) != (self.user, self.device):
+            raise Forbidden("this token is another user's or device's")
+        self.session.renewed(self._token_deadline_s(identity))
+        self._write(protocol.Ok(ref=frame.ref))
+
+    async def _history(self, frame: protocol.History) -> None:
+        if peer_of(frame.conv, self.user) is None:
+            raise NotFound("no such conversation")
+        if frame.before is not None and frame.after is not None:
+            raise BadFrame("give `before` or `after`, not both")
+        page = await self._services.store.read(
+            frame.conv,
+            after=frame.after,
+            before=frame.before,
+            limit=frame.limit + 1 if frame.limit < PAGE_ITEMS_MAX else frame.limit,
+            bytes_max=PAGE_BYTES_MAX,
+        )
+        log_ = list(page)
+        more = len(log_) > frame.limit
+        if more:
+            log_ = log_[: frame.limit] if frame.after is not None else log_[-frame.limit :]
+        elif log_:
+            more = log_[0].seq > 1 if frame.after is None else await self._head(frame.conv) > log_[-1].seq
+        self._write(protocol.messages(frame.conv, log_, self.user, more=more, ref=frame.ref))
+
+    async def _head(self, conv: str) -> int:
+        return (await self._services.store.heads([conv]))[conv]
+
+    async def _conversations(self, frame: protocol.Conversations) -> None:
+        page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
+        rows = tuple(protocol.conversation_row(v, self.user) for v in page.conversations)
+        self._write(protocol.ConversationList(conversations=rows, cursor=page.cursor, ref=frame.ref))
+
+    # --- the log, for a device that is behind ---------------------------------------------------------
+
+    def _read_on(self) -> None:
+        if self._pump is None and self.session.state in (State.CATCHING_UP, State.LIVE):
+            if self.cursor.next() is not None:
+                self._pump = asyncio.get_running_loop().create_task(self._catch_up())
+            else:
+                self._maybe_caught_up()
+
+    async def _catch_up(self) -> None:
+        try:
+            async with self._services.catch_ups:
+                while self.session.state is not State.CLOSED and (step := self.cursor.next()) is not None:
+                    await self._read_log(*step)
+        except Refusal as exc:
+            log.warning("catch_up_waits", user=self.user, device=self.device, error=exc.message)
+            asyncio.get_running_loop().call_later(RETRY_READ_S, self._read_on)
+        finally:
+            self._pump = None
+        if self.session.state is not State.CLOSED and self.cursor.next() is None:
+            self._maybe_caught_up()
+
+    async def _read_log(self, conv: str, after: int) -> None:
+        store = self._services.store
+        if after == UNKNOWN:
+            self.cursor.start(conv, await store.position(conv, self.user, self.device))
+            return
+        limit = min(self.cursor.room, PAGE_MESSAGES_MAX)
+        page = await store.read(conv, after=after, limit=limit, bytes_max=PAGE_BYTES_MAX)
+        if self.session.state is State.CLOSED:
+            return
+        if page:
+            self._write(protocol.messages(conv, page, self.user))
+            self._services.metrics.messages_read += len(page)
+        self.cursor.took(conv, page[-1].seq if page else after)
+        if not self.cursor.trim():
+            self._close(Close(1013, "too many conversations on one connection"))
+
+    def _maybe_caught_up(self) -> None:
+        if self.session.state is State.CATCHING_UP and self._since is not None and not self.cursor.behind:
+            self.session.step(Event.CAUGHT_UP)
+            self._write(protocol.CaughtUp(since=self._since))
+
+    # --- plumbing -------------------------------------------------------------------------------------
+
+    def _write(self, frame: protocol.ServerFrame) -> None:
+        self._wire.write(protocol.encode(frame))
+
+    def _wait(self, work: Coroutine[None, None, None], frame: protocol.ClientFrame) -> None:
+        """Do something that takes time; frames behind it wait, and the socket is not read."""
+        self._busy = True
+        self._wire.hold(True)
+        self._work = asyncio.get_running_loop().create_task(self._perform(work, frame))
+
+    async def _perform(self, work: Coroutine[None, None, None], frame: protocol.ClientFrame) -> None:
+        try:
+            await work
+        except Refusal as exc:
+            self._failed(frame, exc)
+        except Exception as exc:
+            log.exception("frame_failed", user=self.user, device=self.device, exc_info=exc)
+            self._failed(frame, InternalError("the server failed; it was logged"))
+        self._work = None
+        self._busy = False
+        while self._inbox and not self._busy and self.session.state is not State.CLOSED:
+            self.receive(self._inbox.popleft())
+        if not self._busy:
+            self._inbox = None
+            self._wire.hold(False)
+
+    def _failed(self, frame: protocol.ClientFrame, refusal: Refusal) -> None:
+        if self.session.state is State.CLOSED:
+            return
+        if isinstance(frame, protocol.Hello):
+            self._close(Close(1011, refusal.message, error_frame(refusal, ref=frame.ref)))
+        elif isinstance(frame, protocol.Send):
+            conv = frame.conv if frame.to is None else conv_of(self.user, frame.to)
+            self._refuse_send(frame, conv, refusal)
+        else:
+            self._services.metrics.frames_refused += 1
+            self._write(error_frame(refusal, ref=frame.ref, conv=getattr(frame, "conv", None)))
+
+    def _close(self, effect: Close) -> None:
+        if self.session.state is State.CLOSED:
+            return
+        if effect.frame is not None:
+            self._write(effect.frame)
+        self._closed()
+        self._wire.close(effect.code, effect.reason)
+
+    def _closed(self) -> None:
+        self.session.step(Event.CLOSE)
+        self._services.delivery.remove(self)
+        current = asyncio.current_task() if self._work or self._pump else None
+        for task in (self._work, self._pump):
+            if task is not None and task is not current:
+                task.cancel()
+        self._inbox = None
+
+
+class _Told:
+    """Answers a mark that has a ref."""
+
+    __slots__ = ("_connection", "_conv", "_ref")
+
+    def __init__(self, connection: Connection, ref: protocol.Ref, conv: str) -> None:
+        self._connection, self._ref, self._conv = connection, ref, conv
+
+    def __call__(self, result: Grown | Refusal) -> None:
+        if self._connection.session.state is State.CLOSED:
+            return
+        if isinstance(result, Refusal):
+            self._connection.answer(error_frame(result, ref=self._ref, conv=self._conv))
+        else:
+            self._connection.answer(protocol.Ok(ref=self._ref))

@@ -1,0 +1,104 @@
+"""Fan-out: who is connected here, and what of a commit goes to whom. No await, no task a device, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from chatd import protocol
+from chatd.errors import Overloaded
+from chatd.metrics import Metrics
+from chatd.model import Advance, Appended, Grown, Message, members_of
+
+
+class Recipient(Protocol):
+    """A connected device as delivery sees it."""
+
+    @property
+    def user(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def live(self, message: Message, payload: bytes) -> None:
+        """A committed message; ``payload`` is its frame."""
+
+    def receipt(self, grown: Grown, payload: bytes) -> None:
+        """A user's marks grew; ``payload`` is the frame."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection."""
+
+
+class Delivery:
+    """The connected devices of this process, by user."""
+
+    def __init__(self, metrics: Metrics, *, connections_per_user_max: int) -> None:
+        self._metrics = metrics
+        self._per_user_max = connections_per_user_max
+        self._users: dict[str, dict[str, Recipient]] = {}
+        self.closed = False
+
+    def add(self, one: Recipient) -> None:
+        """A device came; an older connection of the same device is closed. Raises: Overloaded – too many."""
+        devices = self._users.setdefault(one.user, {})
+        old = devices.pop(one.device, None)
+        if len(devices) >= self._per_user_max:
+            raise Overloaded("this user has too many connections", retry_after_ms=5_000)
+        devices[one.device] = one
+        if old is not None:
+            old.end(4409, "the same device connected again")
+
+    def remove(self, one: Recipient) -> None:
+        """A device went; nothing happens if another connection took its place."""
+        devices = self._users.get(one.user)
+        if devices is not None and devices.get(one.device) is one:
+            del devices[one.device]
+            if not devices:
+                del self._users[one.user]
+
+    def connected(self, user: str | None = None) -> Iterator[Recipient]:
+        """The devices connected now, of one user or of all."""
+        for devices in [self._users.get(user, {})] if user is not None else list(self._users.values()):
+            yield from list(devices.values())
+
+    def end(self, user: str, device: str | None, code: int) -> None:
+        """Close a user's connections, or one device's."""
+        for one in self.connected(user):
+            if device is None or one.device == device:
+                one.end(code, protocol.CLOSE_CODES[code].meaning)
+
+    def message(self, result: Appended, origin: object) -> None:
+        """A new message, to every device of both users but the one that sent it."""
+        message = result.message
+        payloads: dict[bool, bytes] = {}
+        for user in dict.fromkeys(members_of(message.conv) or ()):
+            devices = self._users.get(user)
+            if devices is None:
+                continue
+            whole = not message.hidden or user == message.sender
+            for one in list(devices.values()) if len(devices) > 1 else devices.values():
+                if one is origin:
+                    continue
+                payload = payloads.get(whole)
+                if payload is None:
+                    payload = payloads[whole] = protocol.encode(protocol.messages(message.conv, (message,), user))
+                one.live(message, payload)
+
+    def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
+        """Marks that grew, to every device of both users but those that know: whose own ack is the user's mark now."""
+        know = {a.device for a in advances if max(a.delivered, a.read) >= grown.delivered and a.read >= grown.read}
+        payload = b""
+        for user in dict.fromkeys(members_of(grown.conv) or ()):
+            if grown.private and user != grown.user:
+                continue
+            for one in list(self._users.get(user, {}).values()):
+                if user == grown.user and one.device in know:
+                    continue
+                if not payload:
+                    frame = protocol.Receipt(
+                        conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read
+                    )
+                    payload = protocol.encode(frame)
+                self._metrics.receipts_sent += 1
+                one.receipt(grown, payload)

@@ -1,0 +1,66 @@
+"""Marks between two commits: maxima, so a device that acknowledges a thousand times costs one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from chatd.errors import OutcomeUnknown, Refusal, Unavailable
+from chatd.model import Advance, Grown
+
+Done: TypeAlias = Callable[[Grown | Refusal], None]
+Key: TypeAlias = tuple[str, str, str]
+
+
+class Receipts:
+    """The advances that wait for the next commit, at most one a device and conversation."""
+
+    def __init__(self) -> None:
+        self._advances: dict[Key, Advance] = {}
+        self._waiting: list[tuple[Key, Done]] = []
+
+    def __len__(self) -> int:
+        return len(self._advances)
+
+    def add(self, advance: Advance, done: Done | None = None) -> None:
+        """Raise what waits for this device to the maximum; ``done`` hears of the commit."""
+        key = (advance.conv, advance.user, advance.device)
+        have = self._advances.get(key)
+        if have is not None and (have.delivered > advance.delivered or have.read > advance.read):
+            advance = Advance(*key, max(have.delivered, advance.delivered), max(have.read, advance.read))
+        self._advances[key] = advance
+        if done is not None:
+            self._waiting.append((key, done))
+
+    def take(self) -> Taken:
+        """Everything that waits, for one commit."""
+        taken = Taken(list(self._advances.values()), self._waiting)
+        self._advances, self._waiting = {}, []
+        return taken
+
+    def put_back(self, taken: Taken) -> None:
+        """The commit's outcome is unknown: marks are maxima, so they go into the next one."""
+        for advance in taken.advances:
+            self.add(advance)
+        self._waiting.extend(taken.waiting)
+
+
+class Taken:
+    """The marks of one commit and who waits for them."""
+
+    __slots__ = ("advances", "waiting")
+
+    def __init__(self, advances: list[Advance], waiting: list[tuple[Key, Done]]) -> None:
+        self.advances = advances
+        self.waiting = waiting
+
+    def committed(self, grown: dict[tuple[str, str], Grown]) -> None:
+        """Tell who waits."""
+        for (conv, user, _), done in self.waiting:
+            done(grown[conv, user])
+
+    def failed(self, refusal: Refusal | OutcomeUnknown) -> None:
+        """Tell who waits that nothing was stored."""
+        answer = refusal if isinstance(refusal, Refusal) else Unavailable(str(refusal))
+        for _, done in self.waiting:
+            done(answer)

@@ -1,0 +1,341 @@
+"""Lanes into the store: order within a conversation, group commit, bounds, and what to do when an outcome is unknown.
+
+While one commit is under way everything that arrives queues; the next commit takes all of it. An idle server commits
+at once; under load commits keep ``commit_interval_ms`` apart. The store is the authority: what is remembered here is
+only what waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Protocol, TypeAlias
+
+import structlog
+
+from chatd.errors import IdReuse, OutcomeUnknown, Overloaded, Refusal, StoreBroken, Unavailable
+from chatd.metrics import Metrics
+from chatd.model import Advance, Appended, Draft, Grown
+from chatd.receipts import Done, Receipts, Taken
+from chatd.settings import LimitSettings
+from chatd.store.base import Committed, MessageStore
+
+READ_BACK_S_MIN = 0.05
+READ_BACK_S_MAX = 2.0
+
+log = structlog.get_logger("chatd.sequencer")
+
+
+class Origin(Protocol):
+    """Who sent a draft, and hears what became of it. Called once, from the loop."""
+
+    def appended(self, draft: Draft, result: Appended, ref: object) -> None:
+        """It is committed."""
+
+    def refused(self, draft: Draft, refusal: Refusal, ref: object) -> None:
+        """It is not stored."""
+
+
+class FanOut(Protocol):
+    """Where committed things go."""
+
+    def message(self, result: Appended, origin: Origin | None) -> None:
+        """A new message is committed; ``origin`` has been answered already."""
+
+    def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
+        """A user's marks grew by these advances."""
+
+
+Item: TypeAlias = tuple[Draft, Origin, object]
+
+
+class Sequencer:
+    """One per process. `submit` and `advance` never wait; `send` and `mark` do, for HTTP."""
+
+    def __init__(
+        self,
+        store: MessageStore,
+        fan_out: FanOut,
+        limits: LimitSettings,
+        metrics: Metrics,
+        *,
+        now_s: Callable[[], float],
+        on_broken: Callable[[StoreBroken], None],
+    ) -> None:
+        self._store = store
+        self._fan_out = fan_out
+        self._limits = limits
+        self._metrics = metrics
+        self._now_s = now_s
+        self._on_broken = on_broken
+        self._queue: deque[Item] = deque()
+        self._lanes: dict[str, int] = {}  # drafts of a conversation that wait, in the queue or in a stopped lane
+        self._stopped: dict[str, deque[Item]] = {}
+        self._receipts = Receipts()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._read_backs: set[asyncio.Task[None]] = set()
+
+    @property
+    def queued(self) -> int:
+        """Drafts that wait for their commit."""
+        return sum(self._lanes.values())
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="chatd-sequencer")
+        self._task.add_done_callback(self._ended)
+
+    def submit(self, draft: Draft, origin: Origin, ref: object = None) -> None:
+        """Queue a draft. Raises: Overloaded – a bound is reached; Unavailable – the server is stopping."""
+        if self._closing:
+            raise Unavailable("the server is stopping", retry_after_ms=1_000)
+        waiting = self._lanes.get(draft.conv, 0)
+        if waiting >= self._limits.lane_drafts_max or len(self._queue) >= self._limits.queue_drafts_max:
+            raise Overloaded("too many messages wait to be stored", retry_after_ms=500)
+        self._lanes[draft.conv] = waiting + 1
+        stopped = self._stopped.get(draft.conv)
+        if stopped is not None:
+            stopped.append((draft, origin, ref))
+            return
+        self._queue.append((draft, origin, ref))
+        self._wake.set()
+
+    def advance(self, advance: Advance, done: Done | None = None) -> None:
+        """Queue marks. They are maxima: at the bound they are refused to who waits, and else come with the next ack."""
+        if self._closing or len(self._receipts) >= self._limits.queue_drafts_max:
+            if done is not None:
+                done(Overloaded("too many marks wait to be stored", retry_after_ms=500))
+            return
+        self._receipts.add(advance, done)
+        self._wake.set()
+
+    async def send(self, draft: Draft) -> Appended:
+        """Submit and wait. A caller that is cancelled does not undo it. Raises: Refusal."""
+        waiter = _Waiter()
+        self.submit(draft, waiter)
+        return await waiter.future
+
+    async def mark(self, advance: Advance) -> Grown:
+        """Advance and wait. Raises: Refusal."""
+        future: asyncio.Future[Grown] = asyncio.get_running_loop().create_future()
+
+        def done(result: Grown | Refusal) -> None:
+            if not future.done():
+                _resolve(future, result)
+
+        self.advance(advance, done)
+        return await future
+
+    async def close(self) -> None:
+        """Refuse what comes, commit what waits, stop."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, *self._read_backs, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A fault that nobody foresaw: what is stored is unknown, so the process ends as with a broken store."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.critical("sequencer_failed", exc_info=exc)
+            self._closing = True
+            self._on_broken(StoreBroken(f"the sequencer failed: {exc!r}"))
+
+    async def _run(self) -> None:
+        """The commit loop; a broken store ends it."""
+        interval_s = self._limits.commit_interval_ms / 1000
+        began_s = self._now_s() - interval_s
+        while True:
+            if not self._queue and not self._receipts:
+                if self._closing and not self._read_backs:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            wait_s = began_s + interval_s - self._now_s()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            began_s = self._now_s()
+            try:
+                await self._commit(self._take(), self._receipts.take())
+            except StoreBroken as exc:
+                self._closing = True
+                self._on_broken(exc)
+                return
+            self._metrics.commit_seconds.observe(self._now_s() - began_s)
+
+    def _take(self) -> list[Item]:
+        batch: list[Item] = []
+        while self._queue and len(batch) < self._limits.batch_drafts_max:
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _commit(self, batch: list[Item], marks: Taken) -> None:
+        try:
+            async with asyncio.timeout(self._limits.commit_timeout_s):
+                committed = await self._store.commit([item[0] for item in batch], marks.advances)
+        except Refusal as exc:
+            self._metrics.commits_failed += 1
+            log.warning("commit_refused", error=exc.message, drafts=len(batch), marks=len(marks.advances))
+            marks.failed(exc)
+            self._refuse([*batch, *self._drain()], exc)
+        except (OutcomeUnknown, TimeoutError) as exc:
+            self._metrics.commits_unknown += 1
+            log.warning("commit_outcome_unknown", error=str(exc) or "timeout", drafts=len(batch))
+            self._stop_lanes(batch)
+            self._receipts.put_back(marks)
+            if batch:
+                self._own(self._read_back(batch))
+            elif not self._closing:
+                await asyncio.sleep(READ_BACK_S_MIN)  # only marks: they go with the next commit
+        else:
+            self._metrics.commits += 1
+            self._tell(batch, committed, marks)
+
+    def _tell(self, batch: Sequence[Item], committed: Committed, marks: Taken) -> None:
+        for item, result in zip(batch, committed.appended, strict=True):
+            self._answer(item, result)
+        if not marks.advances:
+            return
+        grown = {(g.conv, g.user): g for g in committed.grown}
+        by_user: dict[tuple[str, str], list[Advance]] = {}
+        for advance in marks.advances:
+            by_user.setdefault((advance.conv, advance.user), []).append(advance)
+        for key, one in grown.items():
+            if one.grew:
+                with _GUARD_RECEIPT:
+                    self._fan_out.receipt(one, by_user[key])
+        marks.committed(grown)
+
+    def _answer(self, item: Item, result: Appended | IdReuse) -> None:
+        draft, origin, ref = item
+        self._left(draft.conv)
+        with _GUARD_ANSWER:
+            if isinstance(result, IdReuse):
+                self._metrics.messages_refused += 1
+                origin.refused(draft, result, ref)
+            elif result.duplicate:
+                self._metrics.messages_duplicate += 1
+                origin.appended(draft, result, ref)
+            else:
+                self._metrics.messages_committed += 1
+                origin.appended(draft, result, ref)
+                self._fan_out.message(result, origin)
+
+    def _refuse(self, items: Sequence[Item], refusal: Refusal) -> None:
+        for draft, origin, ref in items:
+            self._left(draft.conv)
+            self._metrics.messages_refused += 1
+            with _GUARD_ANSWER:
+                origin.refused(draft, refusal, ref)
+
+    def _left(self, conv: str) -> None:
+        waiting = self._lanes[conv] - 1
+        if waiting:
+            self._lanes[conv] = waiting
+        else:
+            del self._lanes[conv]
+
+    def _drain(self) -> list[Item]:
+        """Everything queued: behind a refused draft a later one must not be stored."""
+        items = list(self._queue)
+        self._queue.clear()
+        return items
+
+    def _stop_lanes(self, batch: Sequence[Item]) -> None:
+        for draft, _, _ in batch:
+            self._stopped.setdefault(draft.conv, deque())
+        rest: deque[Item] = deque()
+        for item in self._queue:
+            self._stopped.get(item[0].conv, rest).append(item)
+        self._queue = rest
+
+    async def _read_back(self, batch: Sequence[Item]) -> None:
+        """Ask the store for each draft until it answers; then the lanes go on, in order."""
+        pause_s = READ_BACK_S_MIN
+        found: list[Appended | None] = []
+        while len(found) < len(batch):
+            draft = batch[len(found)][0]
+            try:
+                stored = await self._store.find(draft.conv, draft.sender, draft.id)
+            except (Refusal, OutcomeUnknown) as exc:
+                log.warning("read_back_waits", error=str(exc), pause_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, READ_BACK_S_MAX)
+            except StoreBroken as exc:
+                self._closing = True
+                self._on_broken(exc)
+                return
+            else:
+                found.append(None if stored is None else Appended(stored))
+        lost: set[str] = set()
+        for item, result in zip(batch, found, strict=True):
+            draft = item[0]
+            if result is None:
+                lost.add(draft.conv)
+                self._refuse([item], Unavailable("the store did not take it", retry_after_ms=500))
+            elif result.message.body != draft.body:
+                self._answer(item, IdReuse("this id names a message with another body"))
+            else:
+                self._answer(item, result)
+        for conv in dict.fromkeys(item[0].conv for item in batch):
+            items = self._stopped.pop(conv)
+            if conv in lost:
+                self._refuse(items, Unavailable("an earlier message was not stored", retry_after_ms=500))
+            else:
+                self._queue.extend(items)
+        self._wake.set()
+
+    def _own(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="chatd-read-back")
+        self._read_backs.add(task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self._read_backs.discard(done)
+            self._wake.set()
+
+        task.add_done_callback(ended)
+
+
+class _Guard:
+    """One client's failing answer must not keep the others from theirs: it is logged, and the loop goes on."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: object) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        log.exception("fan_out_failed", where=self._where, exc_info=exc)
+        return True
+
+
+_GUARD_ANSWER = _Guard("answer")
+_GUARD_RECEIPT = _Guard("receipt")
+
+
+class _Waiter:
+    """An origin that is a future."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+
+    def appended(self, draft: Draft, result: Appended, ref: object) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def refused(self, draft: Draft, refusal: Refusal, ref: object) -> None:
+        if not self.future.done():
+            self.future.set_exception(refusal)
+
+
+def _resolve(future: asyncio.Future[Grown], result: Grown | Refusal) -> None:
+    if isinstance(result, Refusal):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
