@@ -31,7 +31,7 @@ check: $(DEV) ## lint, format and types
 bench: $(DEV) ## measure, and save as JSON in bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
 
-docs: $(DEV) ## write what is generated: config/chatd.toml, docs/asyncapi.yaml, docs/protocol.schema.json
+docs: $(DEV) ## write what is generated from the code: schemas, default configuration, tables
 	$(BIN)/python docs/generate.py
 
 lock: $(DEV) ## renew both lock files; with Python 3.11, the oldest one that is supported

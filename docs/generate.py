@@ -1,7 +1,8 @@
 """Writes the files that are generated from the code, so that they cannot say anything else: ``make docs``.
 
 docs/protocol.schema.json (JSON Schema 2020-12) and docs/asyncapi.yaml (AsyncAPI 3.0) come from the frame types in
-chatd/protocol.py, config/chatd.toml from the settings table. tests/architecture/test_generated.py fails on drift.
+chatd/protocol.py, config/chatd.toml from the settings table, and the tables in
+docs/operations.md from the settings and the metrics. tests/architecture/test_generated.py fails on drift.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import msgspec
 import yaml
 
 from chatd.errors import REFUSALS
+from chatd.metrics import Metrics
 from chatd.protocol import CLIENT_FRAMES, CLOSE_CODES, SERVER_FRAMES, SUBPROTOCOL, WS_PATH
-from chatd.settings import default_toml
+from chatd.settings import default_toml, table, toml_value
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,10 +40,29 @@ def documents() -> dict[str, str]:
     """Path below the repository's root → the text that the file must have."""
     return {
         "config/chatd.toml": default_toml(),
+        "docs/operations.md": _operations_md((ROOT / "docs/operations.md").read_text("utf-8")),
         "docs/protocol.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/asyncapi.yaml": "# Generated from chatd/protocol.py by `make docs`.\n"
         + yaml.safe_dump(asyncapi(), sort_keys=False, allow_unicode=True, width=110),
     }
+
+
+def _operations_md(text: str) -> str:
+    settings = ["| setting | default | value | meaning |", "|---|---|---|---|"]
+    for row in table():
+        kind = row.kind.replace(" | ", ", ")
+        settings.append(f"| `{row.section}.{row.name}` | `{toml_value(row.default)}` | {kind} | {row.comment} |")
+    metrics = ["| name | kind | meaning |", "|---|---|---|"]
+    for family in Metrics().registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        metrics.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    return _between(_between(text, "settings", settings), "metrics", metrics)
+
+
+def _between(text: str, marker: str, lines: list[str]) -> str:
+    before, begin, rest = text.partition(f"<!-- {marker} -->\n")
+    _, end, after = rest.partition(f"<!-- /{marker} -->\n")
+    return before + begin + "\n".join(lines) + "\n" + end + after
 
 
 def json_schema() -> dict[str, Any]:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatd import protocol
-from chatd.errors import REFUSALS
+from chatd.errors import REFUSALS, Refusal
 from chatd.model import ConversationView, Message, is_message_id
 from chatd.protocol import CLIENT_FRAMES, SERVER_FRAMES, FrameRefused, ProtocolBroken
+from chatd.sending import make_draft
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "frames.json"
 FRAMES: list[dict[str, Any]] = json.loads(GOLDEN.read_text("utf-8"))["frames"]
@@ -190,3 +191,20 @@ def test_close_codes_that_end_it_for_good_are_those_of_the_contract() -> None:
     final = {code for code, close in protocol.CLOSE_CODES.items() if not close.reconnect}
     assert final == {1000, 1002, 1003, 1007, 1009, 4400, 4401, 4403, 4409}
     assert all(code == close.code for code, close in protocol.CLOSE_CODES.items())
+
+
+@pytest.mark.parametrize("frame", _chosen(direction="client", stage="send"))
+def test_a_send_that_the_codec_lets_through_is_refused_by_the_rules_of_sending(frame: dict[str, Any]) -> None:
+    decoded = _decode(frame)
+    assert isinstance(decoded, protocol.Send)
+    with pytest.raises(Refusal) as caught:
+        make_draft(
+            user="alice",
+            to=decoded.to,
+            conv=decoded.conv,
+            id=decoded.id,
+            body=decoded.body,
+            body_bytes_max=16_384,
+            now_ms=0,
+        )
+    assert caught.value.code == frame["error"]
