@@ -10,7 +10,7 @@ import base64
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -53,7 +53,7 @@ class _Frame(Struct, kw_only=True, omit_defaults=True, tag_field="type", frozen=
 # --- client → server -------------------------------------------------------------------------------------
 
 
-class Hello(_Frame, tag="hello"):
+class Hello(_Frame, tag="hello", frozen=True):
     """The first frame: who this device is and where its logs end. Answer: welcome, catch-up, caught_up."""
 
     token: Token
@@ -64,14 +64,14 @@ class Hello(_Frame, tag="hello"):
     ref: Ref | None = None
 
 
-class Auth(_Frame, tag="auth"):
+class Auth(_Frame, tag="auth", frozen=True):
     """Renews the token of a live session; it must speak for the same user and device. Answer: ok."""
 
     token: Token
     ref: Ref | None = None
 
 
-class Send(_Frame, tag="send"):
+class Send(_Frame, tag="send", frozen=True):
     """One message to ``to`` (a user) or into ``conv``, named by ``id``. Answer: sent."""
 
     id: MessageId
@@ -82,7 +82,7 @@ class Send(_Frame, tag="send"):
     ref: Ref | None = None
 
 
-class Ack(_Frame, tag="ack"):
+class Ack(_Frame, tag="ack", frozen=True):
     """This device holds everything up to ``seq``. Answer: nothing, or ok when it has a ref."""
 
     conv: ConvId
@@ -90,7 +90,7 @@ class Ack(_Frame, tag="ack"):
     ref: Ref | None = None
 
 
-class Read(_Frame, tag="read"):
+class Read(_Frame, tag="read", frozen=True):
     """The user has read up to ``seq`` on this device; implies ack. Answer: nothing, or ok when it has a ref."""
 
     conv: ConvId
@@ -98,7 +98,7 @@ class Read(_Frame, tag="read"):
     ref: Ref | None = None
 
 
-class History(_Frame, tag="history"):
+class History(_Frame, tag="history", frozen=True):
     """A page of a conversation's log, before or after a seq; neither: its end. Answer: messages."""
 
     conv: ConvId
@@ -108,7 +108,7 @@ class History(_Frame, tag="history"):
     ref: Ref | None = None
 
 
-class Conversations(_Frame, tag="conversations"):
+class Conversations(_Frame, tag="conversations", frozen=True):
     """A page of this user's conversations, newest activity first. Answer: conversations."""
 
     limit: Limit
@@ -116,7 +116,7 @@ class Conversations(_Frame, tag="conversations"):
     ref: Ref | None = None
 
 
-class Ping(_Frame, tag="ping"):
+class Ping(_Frame, tag="ping", frozen=True):
     """Asks for the server's time. Answer: pong."""
 
     ref: Ref | None = None
@@ -139,7 +139,7 @@ class Limits(Struct, kw_only=True, frozen=True):
     initial_history: int
 
 
-class Welcome(_Frame, tag="welcome"):
+class Welcome(_Frame, tag="welcome", frozen=True):
     """The session is open. ``reset``: forget the watermarks, keep the outbox, take what comes."""
 
     user: str
@@ -154,7 +154,7 @@ class Welcome(_Frame, tag="welcome"):
     ref: Ref | None = None
 
 
-class Sent(_Frame, tag="sent"):
+class Sent(_Frame, tag="sent", frozen=True):
     """The message is durable. ``duplicate``: only an answer, it moves no watermark; seq comes as messages."""
 
     id: str
@@ -176,7 +176,7 @@ class Entry(Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     gone: Gone | None = None
 
 
-class Messages(_Frame, tag="messages"):
+class Messages(_Frame, tag="messages", frozen=True):
     """Entries of one conversation, ascending in seq: live, catch-up and history use this one shape."""
 
     conv: str
@@ -185,7 +185,7 @@ class Messages(_Frame, tag="messages"):
     ref: Ref | None = None
 
 
-class Receipt(_Frame, tag="receipt"):
+class Receipt(_Frame, tag="receipt", frozen=True):
     """A user's marks in a conversation, after they grew."""
 
     conv: str
@@ -209,7 +209,7 @@ class ConversationRow(Struct, kw_only=True, omit_defaults=True, frozen=True):
     last: Entry | None = None
 
 
-class ConversationList(_Frame, tag="conversations"):
+class ConversationList(_Frame, tag="conversations", frozen=True):
     """Conversations, newest activity first; ``cursor`` when there are more."""
 
     conversations: tuple[ConversationRow, ...]
@@ -217,26 +217,26 @@ class ConversationList(_Frame, tag="conversations"):
     ref: Ref | None = None
 
 
-class CaughtUp(_Frame, tag="caught_up"):
+class CaughtUp(_Frame, tag="caught_up", frozen=True):
     """All that was missing has been sent. Keep ``since`` and give it in the next hello."""
 
     since: str
 
 
-class Ok(_Frame, tag="ok"):
+class Ok(_Frame, tag="ok", frozen=True):
     """Done."""
 
     ref: Ref | None = None
 
 
-class Pong(_Frame, tag="pong"):
+class Pong(_Frame, tag="pong", frozen=True):
     """The server's time, Unix ms."""
 
     now: UnixMs
     ref: Ref | None = None
 
 
-class Error(_Frame, tag="error"):
+class Error(_Frame, tag="error", frozen=True):
     """A refusal, and what it is about. ``temporary``: the same request may be repeated."""
 
     code: str
@@ -248,7 +248,7 @@ class Error(_Frame, tag="error"):
     ref: Ref | None = None
 
 
-class Goaway(_Frame, tag="goaway"):
+class Goaway(_Frame, tag="goaway", frozen=True):
     """Finish up and reconnect after a random part of ``reconnect_ms``."""
 
     reason: str
@@ -315,10 +315,10 @@ class FrameRefused(Exception):
         self.error = error
 
 
-_decode_client = msgspec.json.Decoder(ClientFrame).decode
-_decode_server = msgspec.json.Decoder(ServerFrame).decode
-_CLIENT_TYPES = {f.__struct_config__.tag for f in CLIENT_FRAMES}
-_SERVER_TYPES = {f.__struct_config__.tag for f in SERVER_FRAMES}
+_decode_client: Callable[[bytes], ClientFrame] = msgspec.json.Decoder(ClientFrame).decode
+_decode_server: Callable[[bytes], ServerFrame] = msgspec.json.Decoder(ServerFrame).decode
+_CLIENT_TYPES: set[object] = {f.__struct_config__.tag for f in CLIENT_FRAMES}
+_SERVER_TYPES: set[object] = {f.__struct_config__.tag for f in SERVER_FRAMES}
 
 encode = msgspec.json.Encoder().encode
 

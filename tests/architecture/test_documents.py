@@ -130,8 +130,9 @@ def _told_verbs() -> set[str]:
 def test_the_commands_are_those_of_the_manual() -> None:
     cli = importlib.import_module("chatd.cli")
     groups = [value for value in vars(cli).values() if isinstance(value, click.Group)]
-    assert len(groups) == 1, "chatd.cli has one group: the program"
-    assert _verbs(groups[0], "chatd") == _told_verbs()
+    programs = [g for g in groups if not any(g in other.commands.values() for other in groups)]
+    assert len(programs) == 1
+    assert _verbs(programs[0], "chatd") == _told_verbs()
 
 
 COMMAND = re.compile(r"(?:^|[`(]|\.venv/bin/)((?:make|chatd) [^`\n]+)", re.MULTILINE)
