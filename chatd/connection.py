@@ -21,7 +21,7 @@ from chatd.accounts import Accounts
 from chatd.cursor import UNKNOWN, Cursor
 from chatd.delivery import Delivery
 from chatd.errors import BadFrame, Forbidden, InternalError, NotFound, Refusal, Unauthenticated
-from chatd.limits import TokenBucket
+from chatd.limits import Buckets
 from chatd.metrics import Metrics
 from chatd.model import (
     PAGE_ITEMS_MAX,
@@ -73,7 +73,7 @@ class Services(Struct, frozen=True):
     delivery: Delivery
     metrics: Metrics
     catch_ups: asyncio.Semaphore
-    user_bucket: Callable[[str], TokenBucket]
+    sends: Buckets
     now_s: Callable[[], float]
     now_ms: Callable[[], int]
 
@@ -296,11 +296,14 @@ class Connection:
         except Refusal as exc:
             self._close(Close(1013, exc.message, error_frame(exc, ref=frame.ref)))
             return
-        self.session.accepted(self.user, services.user_bucket(self.user), self._token_deadline_s(identity))
+        self.session.accepted(self.user, self._take_send, self._token_deadline_s(identity))
         try:
             await self._open(frame)
         except Refusal as exc:
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
+
+    def _take_send(self, now_s: float) -> float:
+        return self._services.sends.take(self.user, now_s)
 
     def _token_deadline_s(self, identity: Identity) -> float | None:
         if identity.expires_ms is None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -86,14 +87,25 @@ def error_frame(
 class Session:
     """State, order of sends, and rates of one connection."""
 
-    __slots__ = ("_bytes", "_frames", "_held", "_limits", "_n", "_refusals", "deadline_s", "sends", "state", "user")
+    __slots__ = (
+        "_bytes",
+        "_frames",
+        "_held",
+        "_limits",
+        "_n",
+        "_refusals",
+        "_take_send",
+        "deadline_s",
+        "state",
+        "user",
+    )
 
     def __init__(self, limits: LimitSettings, *, hello_s: float, now_s: float) -> None:
         self._limits = limits
         self.state = State.NEW
         self.deadline_s: float | None = now_s + hello_s  # monotonic: when `expired` must be called
         self.user = ""
-        self.sends: TokenBucket | None = None  # the user's, shared by its connections
+        self._take_send: Callable[[float], float] | None = None  # of the user's bucket, shared by its connections
         self._frames = TokenBucket(limits.frames_per_s, limits.frames_burst)
         self._bytes = TokenBucket(limits.bytes_per_s, limits.bytes_burst)
         self._refusals = 0
@@ -107,11 +119,14 @@ class Session:
         except KeyError:
             raise IllegalTransition(f"{event} in {self.state}") from None
 
-    def accepted(self, user: str, sends: TokenBucket, deadline_s: float | None) -> None:
-        """The hello was good; ``deadline_s``: monotonic time at which the token ends."""
+    def accepted(self, user: str, take_send: Callable[[float], float], deadline_s: float | None) -> None:
+        """The hello was good.
+
+        ``take_send`` takes from the user's rate of sends; ``deadline_s``: monotonic time at which the token ends.
+        """
         self.step(Event.ACCEPTED)
         self.user = user
-        self.sends = sends
+        self._take_send = take_send
         self.deadline_s = deadline_s
 
     def renewed(self, deadline_s: float | None) -> None:
@@ -159,7 +174,7 @@ class Session:
         held = self._held.get(conv or "")
         if held is not None and held != frame.id:
             return self._out_of_order(frame, conv, f"{held} was refused before it: send that again first")
-        wait_s = late or (self.sends.take(now_s) if self.sends is not None else 0.0)
+        wait_s = late or (self._take_send(now_s) if self._take_send is not None else 0.0)
         if wait_s:
             refusal = RateLimited("too many messages", retry_after_ms=_ms(wait_s))
             if conv is not None:

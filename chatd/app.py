@@ -1,0 +1,237 @@
+"""The wiring: a server is put together here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import cast
+
+import structlog
+from aiohttp import web
+
+from chatd import __version__, admin, jwt_keys
+from chatd.accounts import Accounts
+from chatd.connection import Services
+from chatd.delivery import Delivery
+from chatd.errors import ConfigError, StartError, StoreBroken
+from chatd.limits import Buckets, parse_networks
+from chatd.metrics import Metrics
+from chatd.passwords import Passwords
+from chatd.protocol import WS_PATH
+from chatd.sequencer import Sequencer
+from chatd.settings import Settings
+from chatd.store.base import Store
+from chatd.store.memory import MemoryStore
+from chatd.store.sqlite import SqliteStore
+from chatd.transport import http
+from chatd.transport.api import Api
+from chatd.transport.door import Door
+from chatd.transport.websocket import Sockets
+
+KEEPALIVE_S = 15.0
+KEYS_MAX = 50_000
+CALLS_PER_S, CALLS_BURST = 50.0, 200
+RECONNECT_SPREAD_MS = 5_000
+
+log = structlog.get_logger("chatd")
+
+
+def make_store(settings: Settings) -> Store:
+    """The store that the settings name."""
+    if settings.store.kind == "memory":
+        return MemoryStore()
+    return SqliteStore(Path(settings.server.data_dir), settings.store)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Server:
+    """One chatd in one event loop: `start`, then `stop`. Installs no signal handlers and configures no logging.
+
+    ``store``: instead of the one that the settings name. ``now_ms``: wall clock, Unix ms; ``now_s``: monotonic.
+    ``on_broken``: called once when the disk cannot be trusted any more; the process should end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        passwords: Passwords | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_s: Callable[[], float] = time.monotonic,
+        on_broken: Callable[[StoreBroken], None] = lambda exc: None,
+    ) -> None:
+        self.settings = settings
+        self.store = make_store(settings) if store is None else store
+        self.metrics = Metrics()
+        self.port = 0
+        self._passwords = passwords or Passwords()
+        self._now_ms = now_ms
+        self._now_s = now_s
+        self._on_broken = on_broken
+        self._broken = False
+        self._listening: asyncio.Server | None = None
+        self._doors: set[Door] = set()
+        self._stack = AsyncExitStack()
+        self.accounts: Accounts
+        self.sequencer: Sequencer
+        self.delivery: Delivery
+        self.sockets: Sockets
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as ``http://host:port``."""
+        host = self.settings.server.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is only shown
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def start(self, *, listen: bool = True) -> None:
+        """Open the store, wire, listen. Raises: StartError, ConfigError – one line that says the way out."""
+        settings = self.settings
+        proxies = parse_networks(settings.server.trusted_proxies)
+        jwt = None
+        if settings.accounts.jwt_keys:
+            path = Path(settings.accounts.jwt_keys)
+            jwt = jwt_keys.load(path, audience=settings.accounts.jwt_audience, issuer=settings.accounts.jwt_issuer)
+        await self.store.open()
+        self._log_store()
+        self.accounts = Accounts(
+            self.store,
+            settings.accounts,
+            now_ms=self._now_ms,
+            loopback=is_loopback(settings.server.host),
+            passwords=self._passwords,
+            jwt=jwt,
+        )
+        limits = settings.limits
+        sends = Buckets(limits.sends_per_s, limits.sends_burst, KEYS_MAX)
+        self.delivery = Delivery(self.metrics, connections_per_user_max=limits.connections_per_user_max)
+        self.accounts.on_revoked = self.delivery.end
+        self.sequencer = Sequencer(
+            self.store, self.delivery, limits, self.metrics, now_s=self._now_s, on_broken=self._store_broke
+        )
+        catch_ups = asyncio.Semaphore(limits.catch_ups_max)
+        self.metrics.gauges["queue_drafts"] = lambda: self.sequencer.queued
+        services = Services(
+            settings=settings,
+            store=self.store,
+            accounts=self.accounts,
+            sequencer=self.sequencer,
+            delivery=self.delivery,
+            metrics=self.metrics,
+            catch_ups=catch_ups,
+            sends=sends,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+        )
+        self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
+        self._api = Api(
+            accounts=self.accounts,
+            store=self.store,
+            sender=self.sequencer,
+            limits=limits,
+            sends=sends,
+            calls=Buckets(CALLS_PER_S, CALLS_BURST, KEYS_MAX),
+            logins=Buckets(limits.logins_per_s, limits.logins_burst, KEYS_MAX),
+            registry=self.metrics.registry,
+            now_ms=self._now_ms,
+            now_s=self._now_s,
+            ready=lambda: not self._broken and not self.sockets.draining,
+            on_broken=self._store_broke,
+            origins=settings.server.origins,
+            trusted_proxies=proxies,
+        )
+        self.sequencer.start()
+        self.sockets.start()
+        try:
+            if listen:
+                await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def web_app(self) -> web.Application:
+        """The HTTP and WebSocket application: what `start` serves, or what a host mounts with ``add_subapp``."""
+        app = web.Application()
+        app.router.add_get(WS_PATH, self.sockets.upgrade)
+        app.add_routes(http.routes(self._api))
+        return app
+
+    async def serve_admin(self) -> None:
+        """Let ``chatd user`` and ``chatd token`` reach this server through its data directory."""
+        if isinstance(self.store, SqliteStore):
+            path = self.store.directory / admin.SOCKET_NAME
+            await self._stack.enter_async_context(admin.serving(self.accounts, path))
+
+    async def stop(self, *, drain_s: float = 0.0) -> None:
+        """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
+        self.sockets.draining = True
+        if self._listening is not None:
+            self._listening.close()
+        for door in list(self._doors):
+            door.cut()
+        self.sockets.goaway_all("the server is stopping", RECONNECT_SPREAD_MS)
+        if not self._broken:
+            await self.sequencer.close()
+        self.sockets.end_all(1012, "the server restarts")
+        await self.sockets.emptied(drain_s)
+        self.sockets.stop()
+        await self._stack.aclose()
+        self._passwords.close()
+        await self.store.close()
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        runner = web.AppRunner(self.web_app(), access_log=None, handle_signals=False, keepalive_timeout=KEEPALIVE_S)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        inside = cast(web.Server, runner.server)  # `setup` made it
+        try:
+            self._listening = await asyncio.get_running_loop().create_server(
+                lambda: Door(inside, head_s=settings.timing.head_s, doors=self._doors),
+                settings.server.host,
+                settings.server.port,
+                backlog=4096,
+            )
+        except socket.gaierror as exc:
+            raise StartError(f"server.host {settings.server.host}: {exc.strerror}") from exc
+        except OSError as exc:
+            raise StartError(
+                f"cannot listen on {settings.server.host}:{settings.server.port}: {exc.strerror or exc}; "
+                "stop what listens there, or choose another with --port"
+            ) from exc
+        self.port = self._listening.sockets[0].getsockname()[1]
+
+    def _store_broke(self, exc: StoreBroken) -> None:
+        if not self._broken:
+            self._broken = True
+            log.critical("store_broken", error=str(exc))
+            self._on_broken(exc)
+
+    def _log_store(self) -> None:
+        if isinstance(self.store, SqliteStore):
+            log.info(
+                "store_opened",
+                version=__version__,
+                sqlite=self.store.sqlite_version,
+                durability=self.store.durability,
+                incarnation=self.store.incarnation,
+                migrated=self.store.migrated,
+            )
+
+
+__all__ = ["ConfigError", "Server", "StartError", "is_loopback", "make_store"]
