@@ -1,0 +1,96 @@
+"""What the HTTP handlers stand on, what they are given, and how they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import web
+from msgspec import Struct
+from prometheus_client import CollectorRegistry
+
+from chatd import protocol
+from chatd.accounts import Accounts
+from chatd.errors import NotFound, RateLimited, StoreBroken, Unauthenticated
+from chatd.limits import Buckets, Network
+from chatd.model import Advance, Appended, Draft, Grown, Identity, peer_of
+from chatd.settings import LimitSettings
+from chatd.store.base import Store
+from chatd.transport.problem import HEADERS
+
+
+class Sender(Protocol):
+    """Who commits. Both wait until the outcome is known; a caller that goes away does not undo what is under way."""
+
+    async def send(self, draft: Draft) -> Appended:
+        """Commit one message and fan it out. Raises: Refusal."""
+
+    async def mark(self, advance: Advance) -> Grown:
+        """Raise marks and tell the peer. Raises: Refusal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Api:
+    """What the handlers stand on.
+
+    ``sends``: messages, by user, shared with the WebSocket side. ``calls``: requests, by device. ``logins``: logins and
+    registrations, by address. ``now_ms``: wall clock; ``now_s``: monotonic. ``ready``: False while the server ends.
+    ``on_broken``: hears that the store cannot be trusted any more. ``origins``: as ``server.origins``.
+    """
+
+    accounts: Accounts
+    store: Store
+    sender: Sender
+    limits: LimitSettings
+    sends: Buckets
+    calls: Buckets
+    logins: Buckets
+    registry: CollectorRegistry
+    now_ms: Callable[[], int]
+    now_s: Callable[[], float]
+    ready: Callable[[], bool]
+    on_broken: Callable[[StoreBroken], None]
+    origins: Sequence[str] = ()
+    trusted_proxies: Sequence[Network] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, checked: ``body`` and ``query`` are the structs that its endpoint names."""
+
+    request: web.Request
+    identity: Identity | None
+    body: Any
+    query: Any
+
+    @property
+    def who(self) -> Identity:
+        """Who asks; only endpoints with ``auth`` may."""
+        if self.identity is None:
+            raise Unauthenticated("this needs a token")
+        return self.identity
+
+    def conv(self) -> str:
+        """The conversation of the path. Raises: NotFound – it is not one of the user's."""
+        conv = self.request.match_info["conv"]
+        if peer_of(conv, self.who.user) is None:
+            raise NotFound("no such conversation")
+        return conv
+
+
+def pay(buckets: Buckets, key: str, now_s: float, what: str) -> None:
+    """Take one from the bucket of ``key``. Raises: RateLimited – it says when to come back."""
+    wait_s = buckets.take(key, now_s)
+    if wait_s:
+        raise RateLimited(f"too many {what}", retry_after_ms=int(wait_s * 1000) + 1)
+
+
+def reply(body: Struct, status: int = 200) -> web.Response:
+    """An answer with a body in JSON."""
+    return web.Response(status=status, body=protocol.encode(body), content_type="application/json", headers=HEADERS)
+
+
+def no_content() -> web.Response:
+    """An answer that says only: done."""
+    return web.Response(status=204, headers=HEADERS)

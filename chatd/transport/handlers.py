@@ -1,0 +1,190 @@
+"""What each HTTP endpoint does, by its name in the table of `chatd.transport.openapi`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from chatd import __version__, protocol
+from chatd.errors import BadFrame, NotFound, OutcomeUnknown, Unavailable
+from chatd.model import Advance, is_message_id, peer_of
+from chatd.sending import make_draft
+from chatd.transport import openapi, pages, shapes
+from chatd.transport.api import Api, Call, no_content, pay, reply
+from chatd.transport.problem import HEADERS
+
+PROBE_TIMEOUT_S = 5.0
+PROBE_INTERVAL_S = 1.0
+"""The store is probed at most this often, however often somebody asks whether it is ready."""
+
+
+class Handlers:
+    """A method an endpoint; each takes a checked `Call`, and raises a Refusal where it cannot answer it."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._probe = _Probe(api)
+        self._document = protocol.encode(openapi.document())
+
+    async def register(self, call: Call) -> web.Response:
+        body: shapes.Register = call.body
+        await self._api.accounts.register(body.user, body.password, body.invite)
+        return reply(shapes.Registered(user=body.user), 201)
+
+    async def login(self, call: Call) -> web.Response:
+        body: shapes.Login = call.body
+        token, who = await self._api.accounts.login(body.user, body.password, body.name)
+        return reply(shapes.LoggedIn(token=token, user=who.user, device=who.device, expires=who.expires_ms))
+
+    async def logout(self, call: Call) -> web.Response:
+        await self._api.accounts.logout(call.who)
+        return no_content()
+
+    async def devices(self, call: Call) -> web.Response:
+        rows = await self._api.accounts.devices(call.who.user)
+        return reply(
+            shapes.Devices(
+                devices=tuple(
+                    shapes.DeviceRow(
+                        device=d.device,
+                        name=d.name,
+                        created=d.created_ms,
+                        expires=d.expires_ms,
+                        current=d.device == call.who.device,
+                    )
+                    for d in rows
+                )
+            )
+        )
+
+    async def revoke_device(self, call: Call) -> web.Response:
+        await self._api.accounts.revoke(call.who.user, call.request.match_info["device"])
+        return no_content()
+
+    async def send_message(self, call: Call) -> web.Response:
+        api, body, user = self._api, call.body, call.who.user
+        draft = make_draft(
+            user=user,
+            to=body.to,
+            conv=body.conv,
+            id=_message_id(call.request.headers.get("Idempotency-Key"), body.id),
+            body=body.body,
+            body_bytes_max=api.limits.body_bytes_max,
+            now_ms=api.now_ms(),
+        )
+        pay(api.sends, user, api.now_s(), "messages")
+        peer = peer_of(draft.conv, user)
+        if peer is None or not await api.accounts.known(peer):
+            raise NotFound("no such user")
+        appended = await api.sender.send(draft)
+        message = appended.message
+        sent = shapes.SentMessage(id=message.id, conv=message.conv, seq=message.seq, ts=message.ts_ms)
+        return reply(sent, 200 if appended.duplicate else 201)
+
+    async def conversations(self, call: Call) -> web.Response:
+        who, query = call.who, call.query
+        page = await self._api.store.conversations(who.user, who.device, cursor=query.cursor, limit=query.limit)
+        rows = tuple(protocol.conversation_row(view, who.user) for view in page.conversations)
+        return reply(protocol.ConversationList(conversations=rows, cursor=page.cursor))
+
+    async def history(self, call: Call) -> web.Response:
+        store, conv, query = self._api.store, call.conv(), call.query
+        if query.before is not None and query.after is not None:
+            raise BadFrame("give `before` or `after`, not both")
+        found = await store.read(conv, after=query.after, before=query.before, limit=query.limit)
+        if query.after is None:
+            more = bool(found) and found[0].seq > 1
+        else:
+            more = bool(found) and found[-1].seq < (await store.heads([conv]))[conv]
+        return reply(protocol.messages(conv, found, call.who.user, more=more))
+
+    async def marks(self, call: Call) -> web.Response:
+        view = await self._api.store.marks(call.conv(), call.who.user)
+        devices = {d: shapes.MarkPair(delivered=m.delivered, read=m.read) for d, m in view.devices.items()}
+        peer = shapes.MarkPair(delivered=view.peer.delivered, read=view.peer.read)
+        return reply(shapes.ConversationMarks(conv=view.conv, head=view.head, devices=devices, peer=peer))
+
+    async def read(self, call: Call) -> web.Response:
+        who, conv, seq = call.who, call.conv(), call.body.seq
+        grown = await self._api.sender.mark(Advance(conv, who.user, who.device, delivered=seq, read=seq))
+        return reply(shapes.UserMarks(conv=conv, delivered=grown.delivered, read=grown.read))
+
+    async def blocks(self, call: Call) -> web.Response:
+        return reply(shapes.Blocks(blocks=tuple(await self._api.accounts.blocks(call.who.user))))
+
+    async def block(self, call: Call) -> web.Response:
+        await self._api.accounts.block(call.who.user, call.request.match_info["user"])
+        return no_content()
+
+    async def unblock(self, call: Call) -> web.Response:
+        await self._api.accounts.unblock(call.who.user, call.request.match_info["user"])
+        return no_content()
+
+    async def openapi(self, call: Call) -> web.Response:
+        return web.Response(body=self._document, content_type="application/json", headers=HEADERS)
+
+    async def healthz(self, call: Call) -> web.Response:
+        return reply(shapes.Health(status="ok"))
+
+    async def readyz(self, call: Call) -> web.Response:
+        await self._probe.check()
+        return reply(shapes.Health(status="ok"))
+
+    async def version(self, call: Call) -> web.Response:
+        return reply(shapes.Version(name="chatd", version=__version__, protocol=protocol.SUBPROTOCOL))
+
+    async def metrics(self, call: Call) -> web.Response:
+        text = generate_latest(self._api.registry)
+        return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
+
+    async def landing(self, call: Call) -> web.Response:
+        return web.Response(body=pages.LANDING, content_type="text/html", charset="utf-8", headers=pages.HEADERS)
+
+    async def join(self, call: Call) -> web.Response:
+        return web.Response(body=pages.JOIN, content_type="text/html", charset="utf-8", headers=pages.HEADERS)
+
+
+def _message_id(header: str | None, field: str | None) -> str:
+    """The id of a send. The header may be quoted, as the draft of Idempotency-Key has it."""
+    key = header.strip().strip('"') if header is not None else None
+    if key is not None and not is_message_id(key):
+        raise BadFrame("Idempotency-Key: a UUID in lower-case canonical text is needed")
+    if key is not None and field is not None and key != field:
+        raise BadFrame("`id` and Idempotency-Key name two messages")
+    if key is None and field is None:
+        raise BadFrame("give the message an `id` (a UUID) or an Idempotency-Key")
+    return field or key or ""
+
+
+class _Probe:
+    """Whether the store can be used, asked at most once in `PROBE_INTERVAL_S`."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._lock = asyncio.Lock()
+        self._asked_s: float | None = None
+        self._fault: str | None = None
+
+    async def check(self) -> None:
+        """Raises: Unavailable – it cannot, or the server is ending."""
+        if not self._api.ready():
+            raise Unavailable("the server is starting or ending", retry_after_ms=1_000)
+        async with self._lock:  # those who ask meanwhile get the same answer
+            now_s = self._api.now_s()
+            if self._asked_s is None or now_s - self._asked_s >= PROBE_INTERVAL_S:
+                self._fault = await self._ask()
+                self._asked_s = now_s
+        if self._fault is not None:
+            raise Unavailable(self._fault, retry_after_ms=1_000)
+
+    async def _ask(self) -> str | None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self._api.store.probe()
+        except Unavailable as exc:
+            return exc.message
+        except (TimeoutError, OutcomeUnknown):
+            return "the store does not answer"
+        return None

@@ -1,0 +1,171 @@
+"""What the HTTP API takes and gives: the bodies and queries of docs/protocol.md §5 that are not already frames.
+
+Times are Unix ms. Unknown fields are ignored, as in frames.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from chatd.accounts import DEVICE_NAME_CHARS_MAX, PASSWORD_CHARS_MAX
+from chatd.errors import REFUSALS
+from chatd.protocol import ConvId, Cursor, Limit, Mark, MessageId, Seq, UserName
+
+PAGE_ITEMS = 50
+"""Items of a page when the query has no ``limit``."""
+
+Password = Annotated[str, Meta(max_length=PASSWORD_CHARS_MAX)]
+Secret = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class _Body(Struct, kw_only=True, omit_defaults=True, frozen=True):
+    pass
+
+
+# --- requests --------------------------------------------------------------------------------------------
+
+
+class Register(_Body, frozen=True):
+    """A new account. ``invite``: the code of an invite, where registration is by invite."""
+
+    user: UserName
+    password: Password
+    invite: Secret | None = None
+
+
+class Login(_Body, frozen=True):
+    """``name``: what the user calls this device. ``user`` is any text: a failed login has one answer."""
+
+    user: Annotated[str, Meta(max_length=256)]
+    password: Annotated[str, Meta(max_length=8_192)]
+    name: Annotated[str, Meta(max_length=DEVICE_NAME_CHARS_MAX)] = ""
+
+
+class NewMessage(_Body, frozen=True):
+    """A message to a user or into a conversation; ``id`` here or in the Idempotency-Key header."""
+
+    body: str
+    id: MessageId | None = None
+    to: UserName | None = None
+    conv: ConvId | None = None
+
+
+class ReadUpTo(_Body, frozen=True):
+    """The user has read up to here."""
+
+    seq: Seq
+
+
+class ConversationsQuery(_Body, frozen=True):
+    """A page of conversations; ``cursor`` from the page before."""
+
+    cursor: Cursor | None = None
+    limit: Limit = PAGE_ITEMS
+
+
+class HistoryQuery(_Body, frozen=True):
+    """A page of a log: before a seq, after a seq, or its end."""
+
+    before: Seq | None = None
+    after: Mark | None = None
+    limit: Limit = PAGE_ITEMS
+
+
+# --- answers ---------------------------------------------------------------------------------------------
+
+
+class Registered(_Body, frozen=True):
+    """The account that was made."""
+
+    user: str
+
+
+class LoggedIn(_Body, frozen=True):
+    """The token of a new device; it is shown once. ``expires``: absent when it is good until revoked."""
+
+    token: str
+    user: str
+    device: str
+    expires: int | None = None
+
+
+class DeviceRow(_Body, frozen=True):
+    """A device of the user. ``current``: the one that asks."""
+
+    device: str
+    name: str
+    created: int
+    expires: int | None = None
+    current: bool = False
+
+
+class Devices(_Body, frozen=True):
+    """The user's devices, oldest first."""
+
+    devices: tuple[DeviceRow, ...]
+
+
+class SentMessage(_Body, frozen=True):
+    """The message is durable, and this is its place."""
+
+    id: str
+    conv: str
+    seq: int
+    ts: int
+
+
+class MarkPair(_Body, frozen=True, omit_defaults=False):
+    """Up to where messages were delivered and read; 0: none."""
+
+    delivered: int
+    read: int
+
+
+class ConversationMarks(_Body, frozen=True):
+    """The marks of the user's devices, by device, and the peer's. ``head``: the last seq; 0: no message."""
+
+    conv: str
+    head: int
+    devices: dict[str, MarkPair]
+    peer: MarkPair
+
+
+class UserMarks(_Body, frozen=True):
+    """The user's own marks after the request."""
+
+    conv: str
+    delivered: int
+    read: int
+
+
+class Blocks(_Body, frozen=True):
+    """Whom the user blocks, sorted."""
+
+    blocks: tuple[str, ...]
+
+
+class Health(_Body, frozen=True):
+    """``ok``."""
+
+    status: str
+
+
+class Version(_Body, frozen=True):
+    """The server's version and the protocol that it speaks."""
+
+    name: str
+    version: str
+    protocol: str
+
+
+class Problem(_Body, frozen=True):
+    """An RFC 9457 problem document. ``code`` is the protocol's error code, ``retry_after_ms`` when to come back."""
+
+    type: str
+    title: str
+    status: int
+    code: Annotated[str, Meta(extra_json_schema={"enum": sorted(REFUSALS)})]
+    detail: str
+    retry_after_ms: int | None = None
