@@ -1,1 +1,5 @@
-"""What ships for tests of chatd and of programs that embed it: a history checker and a fault-injecting proxy."""
+"""What ships for tests of chatd and of programs that embed it: servers, faults, a history checker, a bad network."""
+
+from chatd.testing.server import ChatServer, ThreadedChatServer
+
+__all__ = ["ChatServer", "ThreadedChatServer"]

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from aiohttp import web
@@ -163,6 +163,15 @@ class WebSocket(asyncio.Protocol):
         deadline_s = self._connection.session.deadline_s
         return self._closing_until_s is not None or (deadline_s is not None and deadline_s < now_s + span_s)
 
+    @property
+    def user(self) -> str:
+        """Whose it is; empty before the hello."""
+        return self._connection.user
+
+    def abort(self) -> None:
+        """Drop the socket now."""
+        self._transport.abort()
+
     def timed_out(self) -> None:
         """No pong came."""
         self._connection.end(4408, "no pong in time")
@@ -245,7 +254,7 @@ class Sockets:
         for socket in list(self._all):
             socket.end(1012, "the server restarts")
             socket.flush()
-            socket._transport.abort()  # noqa: SLF001 - the two classes are one thing
+            socket.abort()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -260,6 +269,13 @@ class Sockets:
         """Close every connection in an orderly way."""
         for socket in list(self._all):
             socket.end(code, reason)
+
+    def cut(self, user: str) -> int:
+        """Drop this user's sockets without a word, as a failing network does. Returns how many there were."""
+        mine = [socket for socket in self._all if socket.user == user]
+        for socket in mine:
+            socket.abort()
+        return len(mine)
 
     def goaway_all(self, reason: str, reconnect_ms: int) -> None:
         """Tell every client to come back after a random part of ``reconnect_ms``."""
@@ -276,7 +292,7 @@ class Sockets:
         if not isinstance(transport, asyncio.Transport):
             return problem(InternalError("the connection went away"))
         behind = _Behind()
-        handler.set_parser(behind)
+        handler.set_parser(cast(Any, behind))  # all that aiohttp asks of a parser is `feed_data`
         transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept + b"\r\n" + chosen + b"\r\n"
