@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 ALL = "*"
 
@@ -19,7 +18,8 @@ def origin_allowed(origin: str | None, host: str | None, allowed: Sequence[str])
     """
     if origin is None or ALL in allowed or origin in allowed:
         return True
-    return bool(host) and urlsplit(origin).netloc.lower() == str(host).lower()
+    # The scheme is not compared: behind a proxy that ends TLS the server cannot know its own.
+    return host is not None and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def cors_headers(origin: str | None, allowed: Sequence[str], *, preflight: bool = False) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Commits:
 
 
 class Store(MemoryStore):
-    """A memory store whose probe and account look-up can be made to fail. ``probes``: how often it was asked."""
+    """A memory store whose probe can be made to fail. ``probes``: how often it was asked."""
 
     fault: ChatdError | None = None
     probes = 0
@@ -85,9 +85,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Rig:
-    def __init__(self, client: TestClient[web.Request, web.Application], store: Store, accounts: Accounts) -> None:
+    """``now_ms`` and ``now_s`` are the clocks; ``tokens``: a token of each user."""
+
+    def __init__(
+        self, client: TestClient[web.Request, web.Application], store: Store, sender: Commits, accounts: Accounts
+    ) -> None:
         self.client = client
         self.store = store
+        self.sender = sender
         self.accounts = accounts
         self.tokens: dict[str, str] = {}
         self.now_ms = T0
@@ -95,8 +100,6 @@ class Rig:
         self.is_ready = True
         self.broken: list[StoreBroken] = []
         self.revoked: list[tuple[str, str | None, int]] = []
-
-    sender: Commits
 
     async def user(self, *names: str) -> None:
         """Make users, each with a device and a token."""
@@ -191,8 +194,7 @@ async def rig(
     app = web.Application()
     app.add_routes(routes(api))
     async with TestClient(TestServer(app)) as client:
-        made = Rig(client, store, services)
-        made.sender = sender
+        made = Rig(client, store, sender, services)
         yield made
     passwords.close()
     await store.close()
