@@ -85,6 +85,7 @@ class Connection:
         "_agent",
         "_busy",
         "_inbox",
+        "_listing",
         "_owed",
         "_pump",
         "_services",
@@ -108,6 +109,7 @@ class Connection:
         self._agent = ""
         self._since: str | None = None  # set when the listing is out: what caught_up will say
         self._busy = False
+        self._listing = False  # a listing is being read: receipts wait, or they would overtake its older marks
         self._inbox: deque[bytes] | None = None  # frames that came in one read with one that waits
         self._work: asyncio.Task[None] | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -179,7 +181,7 @@ class Connection:
 
     def receipt(self, grown: Grown, payload: bytes) -> None:
         """See `Recipient`."""
-        if not self.cursor.congested:
+        if not self.cursor.congested and not self._listing:
             self._wire.write(payload)
             return
         if self._owed is None:
@@ -350,7 +352,10 @@ class Connection:
                 ref=frame.ref,
             )
         )
+        self._listing = True
         await self._list_changes(None if reset else frame.since)
+        self._listing = False
+        self._pay_receipts()
         self._read_on()
 
     async def _list_changes(self, since: str | None) -> None:
@@ -369,6 +374,14 @@ class Connection:
             if cursor is None:
                 self._since = first
                 return
+
+    def _pay_receipts(self) -> None:
+        """Write the receipts that had to wait: for the socket, or behind a listing that was read before them."""
+        if self._owed is None or self._listing or self.cursor.congested:
+            return
+        owed, self._owed = self._owed, None
+        for grown in owed.values():
+            self._write(protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read))
 
     async def _page(self, *, since: str | None, cursor: str | None, limit: int) -> ConversationPage:
         return await self._services.store.conversations(self.user, self.device, since=since, cursor=cursor, limit=limit)
@@ -404,9 +417,14 @@ class Connection:
         return (await self._services.store.heads([conv]))[conv]
 
     async def _conversations(self, frame: protocol.Conversations) -> None:
-        page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
+        self._listing = True
+        try:
+            page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
+        finally:
+            self._listing = False
         rows = tuple(protocol.conversation_row(v, self.user) for v in page.conversations)
         self._write(protocol.ConversationList(conversations=rows, cursor=page.cursor, ref=frame.ref))
+        self._pay_receipts()
 
     # --- the log, for a device that is behind ---------------------------------------------------------
 
