@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from chatd.accounts import Accounts
 from chatd.errors import ChatdError, IdReuse, StoreBroken
+from chatd.jwt_keys import JwtKeys
 from chatd.limits import Buckets, parse_networks
 from chatd.model import Advance, Appended, Draft, Grown
 from chatd.passwords import Passwords
@@ -161,6 +162,7 @@ async def rig(
     origins: Sequence[str] = (),
     trusted_proxies: Sequence[str] = (),
     loopback: bool = True,
+    jwt: JwtKeys | None = None,
 ) -> AsyncIterator[Rig]:
     store, passwords, limits = Store("rig"), Passwords(time_cost=1, memory_kib=8), limits or LimitSettings()
     await store.open()
@@ -171,6 +173,7 @@ async def rig(
         now_ms=lambda: made.now_ms,
         loopback=loopback,
         passwords=passwords,
+        jwt=jwt,
         on_revoked=lambda user, device, code: made.revoked.append((user, device, code)),
     )
     registry, sender = CollectorRegistry(), Commits(store)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from api_rig import PASSWORD, T0, Rig, message_id, rig
 
+from chatd import jwt_keys
 from chatd.settings import AccountSettings
 from chatd.transport.openapi import ENDPOINTS, Endpoint
 
@@ -134,3 +139,21 @@ async def test_no_answer_may_be_cached_or_sniffed(api: Rig) -> None:
         answer = await api.call("GET", path, as_user="alice")
         assert answer.status == 200
         assert (answer.headers["Cache-Control"], answer.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
+
+
+async def test_a_host_s_token_opens_the_api_and_its_user_appears(tmp_path: Path) -> None:
+    secret = b"0123456789abcdef" * 2
+    key = {"kid": "host", "kty": "oct", "k": base64.urlsafe_b64encode(secret).rstrip(b"=").decode()}
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [key]}))
+    claims = {"sub": "erin", "device": "tab-1", "aud": "chatd", "iss": "https://host.example", "exp": T0 // 1000 + 60}
+    keys = jwt_keys.load(tmp_path / "keys.json", audience="chatd", issuer="https://host.example")
+    async with rig(jwt=keys) as api:
+        api.tokens["erin"] = jwt.encode(claims, secret, "HS256", headers={"kid": "host"})
+        sent = await api.send("erin", "never-seen", 1)
+        assert (sent.status, sent.json["conv"]) == (201, "erin:never-seen")
+        rows = (await api.call("GET", "/v1/devices", as_user="erin")).json["devices"]
+        assert rows == [{"device": "tab-1", "name": "JWT", "created": T0, "current": True}]
+        forged = {"Authorization": f"Bearer {jwt.encode(claims, b'x' * 32, 'HS256', headers={'kid': 'host'})}"}
+        assert (await api.call("GET", "/v1/devices", headers=forged)).status == 401
+        api.now_ms = T0 + 60_000
+        assert (await api.call("GET", "/v1/devices", as_user="erin")).status == 401
