@@ -407,6 +407,8 @@ class Client:
         unsaved = self._core.unsaved()
         if unsaved is not None:
             await self._storage.save(unsaved)
+            self._core.stored(unsaved)
+            self._wake()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:

@@ -108,6 +108,7 @@ class Core:
         self._since_held: str | None = None
         self._leave_at_s: float | None = None
         self._done: dict[str, int] = {}
+        self._placed: set[str] = set()
         self._dirty: dict[str, None] = {}
         self._since_dirty = False
         self._answered: list[int] = []
@@ -118,6 +119,7 @@ class Core:
         """Take back one stored conversation; oldest first."""
         if saved.taken is not None:
             self._done[saved.conv] = saved.taken
+            self._placed.add(saved.conv)
             self.watermarks.load(saved.conv, saved.taken)
             if saved.taken > saved.marks.mine.delivered:  # its ack may not have arrived
                 self._acks[saved.conv] = saved.taken
@@ -126,7 +128,7 @@ class Core:
         self._marks[saved.conv] = saved.marks
 
     def unsaved(self) -> Unsaved | None:
-        """What is to be stored now, or None. It counts as stored."""
+        """What is to be stored now, or None; it is given once, and then told to `stored`."""
         if not (self._dirty or self._answered or self._since_dirty):
             return None
         rows = tuple(
@@ -137,6 +139,10 @@ class Core:
         self._answered.clear()
         self._since_dirty = False
         return unsaved
+
+    def stored(self, unsaved: Unsaved) -> None:
+        """It is in the store: what begins there may be acknowledged."""
+        self._placed.update(row.conv for row in unsaved.conversations if row.conv in self._done)
 
     # --- the application's side ---
 
@@ -151,6 +157,9 @@ class Core:
         if isinstance(event, LogEvent):
             self.watermarks.take(event.conv, event.seq)
             self._acks[event.conv] = event.seq
+            if event.conv not in self._done:  # stored before its first ack: from there a next run would go on
+                self._done[event.conv] = event.seq - 1
+                self._dirty[event.conv] = None
         return event
 
     def done(self) -> None:
@@ -196,6 +205,7 @@ class Core:
             self.queue.drop_log()
             for of_old_history in (self._acks, self._acked, self._reads, self._marks, self._done, self._dirty):
                 of_old_history.clear()
+            self._placed.clear()
             self.since = self._handed = None
             self.queue.put(ResetEvent(frame.incarnation))
         self._acks = {**self._acked, **self._acks}  # what was said last on the old connection may be lost
@@ -226,9 +236,10 @@ class Core:
     def due(self, now_s: float) -> list[wire.ClientFrame]:
         """The frames to send now, in this order; they count as sent."""
         self._not_before_s = {what: at_s for what, at_s in self._not_before_s.items() if at_s > now_s}
-        frames: list[wire.ClientFrame] = [wire.Ack(conv=conv, seq=seq) for conv, seq in self._acks.items()]
-        self._acked |= self._acks
-        self._acks.clear()
+        acks = {conv: seq for conv, seq in self._acks.items() if conv in self._placed}
+        self._acks = {conv: seq for conv, seq in self._acks.items() if conv not in acks}
+        self._acked |= acks
+        frames: list[wire.ClientFrame] = [wire.Ack(conv=conv, seq=seq) for conv, seq in acks.items()]
         under_way = {conv for conv, _ in self._reading.values()}
         for conv, seq in self._reads.items():
             if conv not in under_way and "read " + conv not in self._not_before_s:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatd import protocol as p
-from chatd.client.core import Answered, Core, Grew, Leave, Replied
+from chatd.client.core import Answered, Core, Grew, Leave, Replied, Saved
 from chatd.client.events import (
     CaughtUpEvent,
     ConnectedEvent,
@@ -43,6 +43,7 @@ def welcome(*, reset: bool = False, incarnation: str = "i1", limits: p.Limits = 
 
 def connected(*, events_messages_max: int = 100) -> Core:
     core = Core(highest, outbox_messages_max=100, events_messages_max=events_messages_max)
+    core.load(Saved(CONV, 0, 0, ConversationMarks()))
     core.welcomed(welcome())
     core.receive(p.CaughtUp(since="s0"), 0.0)
     taken(core)
@@ -77,6 +78,18 @@ def test_a_message_is_acknowledged_when_the_application_took_it_and_not_before()
     assert [core.take() is not None for _ in range(2)] == [True, True]
     assert core.due(0.0) == [p.Ack(conv=CONV, seq=2)]
     assert core.due(0.0) == []
+
+
+def test_the_first_message_of_a_conversation_is_acknowledged_when_its_place_is_stored() -> None:
+    core = Core(highest, outbox_messages_max=1, events_messages_max=9)
+    core.welcomed(welcome())
+    core.receive(live(51), 0.0)
+    taken(core)
+    assert core.due(0.0) == []
+    unsaved = core.unsaved()
+    assert unsaved is not None
+    core.stored(unsaved)
+    assert core.due(0.0) == [p.Ack(conv=CONV, seq=51)]
 
 
 def test_a_message_is_stored_as_dealt_with_when_the_next_event_is_asked_for() -> None:
@@ -155,9 +168,7 @@ def test_a_refused_fetch_is_repeated_when_it_may_be() -> None:
     core.receive(live(1), 0.0)
     core.receive(live(3), 0.0)
     core.due(0.0)
-    core.receive(
-        p.Error(code="rate_limited", message="m", temporary=True, retry_after_ms=500, ref=1), 10.0
-    )
+    core.receive(p.Error(code="rate_limited", message="m", temporary=True, retry_after_ms=500, ref=1), 10.0)
     assert core.deadline_s() == 10.5
     assert core.due(10.4) == []
     assert core.due(10.5) == [p.History(conv=CONV, after=1, limit=99, ref=2)]
@@ -252,9 +263,7 @@ def test_hello_names_what_the_application_took_and_not_what_waits() -> None:
     core.receive(live(1, 3), 0.0)
     core.take()
     core.take()
-    assert core.hello("t", "a") == p.Hello(
-        token="t", incarnation="i1", since="s0", watermarks={CONV: 2}, agent="a"
-    )
+    assert core.hello("t", "a") == p.Hello(token="t", incarnation="i1", since="s0", watermarks={CONV: 2}, agent="a")
     core.disconnected("gone", 0.0)
     core.welcomed(welcome())
     core.receive(live(3, 4), 0.0)
