@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatd.errors import StartError, Unavailable
+from chatd.errors import StartError, StoreBroken, Unavailable
 from chatd.model import (
     Advance,
     ConversationPage,
@@ -79,9 +79,9 @@ class SqliteStore(SqliteAccounts):
         self._lock()
         try:
             life = await self.engine.open(self._prepare)
-        except Unavailable as exc:
+        except (Unavailable, StoreBroken) as exc:
             self._unlock()
-            raise StartError(f"{self.engine.path}: {exc.message}") from exc
+            raise StartError(f"{self.engine.path}: {exc}") from exc
         except BaseException:
             self._unlock()
             raise
