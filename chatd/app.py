@@ -16,14 +16,14 @@ from aiohttp import web
 
 from chatd import __version__, admin, jwt_keys
 from chatd.accounts import Accounts
-from chatd.connection import Services
 from chatd.delivery import Delivery
 from chatd.errors import ConfigError, StartError, StoreBroken
-from chatd.limits import Buckets, parse_networks
+from chatd.limits import Buckets, Network, parse_networks
 from chatd.metrics import Metrics
 from chatd.passwords import Passwords
 from chatd.protocol import WS_PATH
 from chatd.sequencer import Sequencer
+from chatd.services import Services
 from chatd.settings import Settings
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
@@ -80,6 +80,7 @@ class Server:
         self.metrics = Metrics()
         self.port = 0
         self._passwords = passwords or Passwords()
+        self._own_passwords = passwords is None
         self._now_ms = now_ms
         self._now_s = now_s
         self._on_broken = on_broken
@@ -109,11 +110,21 @@ class Server:
             jwt = jwt_keys.load(path, audience=settings.accounts.jwt_audience, issuer=settings.accounts.jwt_issuer)
         await self.store.open()
         self._log_store()
+        try:
+            self._wire(jwt, proxies, listen=listen)
+            if listen:
+                await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _wire(self, jwt: jwt_keys.JwtKeys | None, proxies: tuple[Network, ...], *, listen: bool) -> None:
+        settings = self.settings
         self.accounts = Accounts(
             self.store,
             settings.accounts,
             now_ms=self._now_ms,
-            loopback=is_loopback(settings.server.host),
+            loopback=listen and not proxies and is_loopback(settings.server.host),
             passwords=self._passwords,
             jwt=jwt,
         )
@@ -157,12 +168,6 @@ class Server:
         )
         self.sequencer.start()
         self.sockets.start()
-        try:
-            if listen:
-                await self._listen()
-        except BaseException:
-            await self.stop()
-            raise
 
     def web_app(self) -> web.Application:
         """The HTTP and WebSocket application: what `start` serves, or what a host mounts with ``add_subapp``."""
@@ -191,7 +196,8 @@ class Server:
         await self.sockets.emptied(drain_s)
         self.sockets.stop()
         await self._stack.aclose()
-        self._passwords.close()
+        if self._own_passwords:
+            self._passwords.close()
         await self.store.close()
 
     async def _listen(self) -> None:

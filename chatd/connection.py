@@ -10,24 +10,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Protocol
+from collections.abc import Coroutine
 
 import structlog
-from msgspec import Struct
 
 from chatd import protocol
-from chatd.accounts import Accounts
-from chatd.cursor import UNKNOWN, Cursor
-from chatd.delivery import Delivery
+from chatd.catch_up import CatchUp
 from chatd.errors import BadFrame, Forbidden, InternalError, NotFound, Refusal, Unauthenticated
-from chatd.limits import Buckets
-from chatd.metrics import Metrics
 from chatd.model import (
     PAGE_ITEMS_MAX,
     Advance,
     Appended,
-    ConversationPage,
     Draft,
     Grown,
     Identity,
@@ -36,63 +29,25 @@ from chatd.model import (
     peer_of,
 )
 from chatd.sending import make_draft
-from chatd.sequencer import Sequencer
+from chatd.services import Services, Wire
 from chatd.session import Answer, Close, Event, Session, State, error_frame
-from chatd.settings import Settings
-from chatd.store.base import Store
 
-PAGE_MESSAGES_MAX = 256
-PAGE_BYTES_MAX = 49_152
-OWED_RECEIPTS_MAX = 1_000
 NEWEST_CONVERSATIONS = 100
-RETRY_READ_S = 0.5
+PAGE_BYTES_MAX = 49_152
 
 log = structlog.get_logger("chatd.connection")
-
-
-class Wire(Protocol):
-    """What a connection can do to its socket. None of it waits."""
-
-    def write(self, payload: bytes) -> None:
-        """Send one text frame; all of one loop tick leave together."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Send what was written, then a close frame."""
-
-    def hold(self, on: bool) -> None:
-        """Stop reading the socket, or go on."""
-
-
-class Services(Struct, frozen=True):
-    """What a connection needs of the server."""
-
-    settings: Settings
-    store: Store
-    accounts: Accounts
-    sequencer: Sequencer
-    delivery: Delivery
-    metrics: Metrics
-    catch_ups: asyncio.Semaphore
-    sends: Buckets
-    now_s: Callable[[], float]
-    now_ms: Callable[[], int]
 
 
 class Connection:
     """One device's connection, from its hello to its end."""
 
     __slots__ = (
-        "_agent",
         "_busy",
         "_inbox",
-        "_listing",
-        "_owed",
-        "_pump",
+        "_logs",
         "_services",
-        "_since",
         "_wire",
         "_work",
-        "cursor",
         "device",
         "session",
         "user",
@@ -103,17 +58,12 @@ class Connection:
         self._services = services
         self._wire = wire
         self.session = Session(settings.limits, hello_s=settings.timing.hello_s, now_s=services.now_s())
-        self.cursor = Cursor(settings.limits.window_messages_max)
+        self._logs = CatchUp(services, wire, self.session)
         self.user = ""
         self.device = ""
-        self._agent = ""
-        self._since: str | None = None  # set when the listing is out: what caught_up will say
         self._busy = False
-        self._listing = False  # a listing is being read: receipts wait, or they would overtake its older marks
         self._inbox: deque[bytes] | None = None  # frames that came in one read with one that waits
         self._work: asyncio.Task[None] | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._owed: dict[tuple[str, str], Grown] | None = None
 
     # --- from the transport ---------------------------------------------------------------------------
 
@@ -147,17 +97,11 @@ class Connection:
         elif isinstance(effect, protocol.History):
             self._wait(self._history(effect), effect)
         elif isinstance(effect, protocol.Conversations):
-            self._wait(self._conversations(effect), effect)
+            self._wait(self._logs.conversations(effect), effect)
 
     def congested(self, on: bool) -> None:
         """The socket owes its client too much, or has drained."""
-        self.cursor.congested = on
-        if on:
-            return
-        owed, self._owed = self._owed, None
-        for grown in (owed or {}).values():
-            self._write(protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read))
-        self._read_on()
+        self._logs.congested(on)
 
     def lost(self) -> None:
         """The socket is gone. What was submitted is committed all the same."""
@@ -173,21 +117,11 @@ class Connection:
 
     def live(self, message: Message, payload: bytes) -> None:
         """See `Recipient`."""
-        if self.cursor.offer(message.conv, message.seq):
-            self._services.metrics.messages_live += 1
-            self._wire.write(payload)
-        elif self.cursor.behind:
-            self._read_on()
+        self._logs.live(message, payload)
 
     def receipt(self, grown: Grown, payload: bytes) -> None:
         """See `Recipient`."""
-        if not self.cursor.congested and not self._listing:
-            self._wire.write(payload)
-            return
-        if self._owed is None:
-            self._owed = {}
-        self._owed[grown.conv, grown.user] = grown
-        if len(self._owed) > OWED_RECEIPTS_MAX:
+        if not self._logs.receipt(grown, payload):
             self._close(Close(4408, "not reading"))
 
     def end(self, code: int, reason: str) -> None:
@@ -205,7 +139,7 @@ class Connection:
     def appended(self, draft: Draft, result: Appended, ref: object) -> None:
         """See `Origin`."""
         message = result.message
-        moved = not result.duplicate and self.cursor.own(message.conv, message.seq)
+        moved = not result.duplicate and self._logs.cursor.own(message.conv, message.seq)
         self._write(
             protocol.Sent(
                 id=message.id,
@@ -216,8 +150,10 @@ class Connection:
                 ref=ref,  # type: ignore[arg-type]
             )
         )
-        if not moved and self.cursor.behind:
-            self._read_on()
+        if not moved:
+            self._logs.read_on()
+        if not self._logs.cursor.trim():
+            self._close(Close(1013, "too many conversations on one connection"))
 
     def refused(self, draft: Draft, refusal: Refusal, ref: object) -> None:
         """See `Origin`."""
@@ -275,8 +211,8 @@ class Connection:
             return
         done = None if frame.ref is None else _Told(self, frame.ref, conv)
         self._services.sequencer.advance(Advance(conv, self.user, self.device, delivered, read), done)
-        if self.cursor.ack(conv, delivered):
-            self._read_on()
+        if self._logs.cursor.ack(conv, delivered):
+            self._logs.read_on()
 
     async def _hello(self, frame: protocol.Hello) -> None:
         services = self._services
@@ -292,7 +228,6 @@ class Connection:
         if self.session.state is not State.AUTHENTICATING:
             return
         self.user, self.device = identity.user, identity.device
-        self._agent = frame.agent or ""
         try:
             services.delivery.add(self)
         except Refusal as exc:
@@ -331,7 +266,7 @@ class Connection:
             again=reset,
         )
         for conv, seq in watermarks.items():
-            self.cursor.start(conv, seq, heads[conv])
+            self._logs.cursor.start(conv, seq, heads[conv])
             services.sequencer.advance(Advance(conv, self.user, self.device, seq))
         self._write(
             protocol.Welcome(
@@ -352,39 +287,7 @@ class Connection:
                 ref=frame.ref,
             )
         )
-        self._listing = True
-        await self._list_changes(None if reset else frame.since)
-        self._listing = False
-        self._pay_receipts()
-        self._read_on()
-
-    async def _list_changes(self, since: str | None) -> None:
-        cursor: str | None = None
-        first: str | None = None
-        while self.session.state is State.CATCHING_UP:
-            page = await self._page(since=since, cursor=cursor, limit=PAGE_ITEMS_MAX)
-            first = first or page.since
-            for view in page.conversations:
-                if self.cursor.knows(view.conv) or view.position < view.head:
-                    self.cursor.start(view.conv, view.position, view.head)
-            if page.conversations:
-                rows = tuple(protocol.conversation_row(v, self.user) for v in page.conversations)
-                self._write(protocol.ConversationList(conversations=rows))
-            cursor = page.cursor
-            if cursor is None:
-                self._since = first
-                return
-
-    def _pay_receipts(self) -> None:
-        """Write the receipts that had to wait: for the socket, or behind a listing that was read before them."""
-        if self._owed is None or self._listing or self.cursor.congested:
-            return
-        owed, self._owed = self._owed, None
-        for grown in owed.values():
-            self._write(protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read))
-
-    async def _page(self, *, since: str | None, cursor: str | None, limit: int) -> ConversationPage:
-        return await self._services.store.conversations(self.user, self.device, since=since, cursor=cursor, limit=limit)
+        await self._logs.open(self.user, self.device, None if reset else frame.since)
 
     async def _auth(self, frame: protocol.Auth) -> None:
         identity = await self._services.accounts.authenticate(frame.token)
@@ -415,59 +318,6 @@ class Connection:
 
     async def _head(self, conv: str) -> int:
         return (await self._services.store.heads([conv]))[conv]
-
-    async def _conversations(self, frame: protocol.Conversations) -> None:
-        self._listing = True
-        try:
-            page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
-        finally:
-            self._listing = False
-        rows = tuple(protocol.conversation_row(v, self.user) for v in page.conversations)
-        self._write(protocol.ConversationList(conversations=rows, cursor=page.cursor, ref=frame.ref))
-        self._pay_receipts()
-
-    # --- the log, for a device that is behind ---------------------------------------------------------
-
-    def _read_on(self) -> None:
-        if self._pump is None and self.session.state in (State.CATCHING_UP, State.LIVE):
-            if self.cursor.next() is not None:
-                self._pump = asyncio.get_running_loop().create_task(self._catch_up())
-            else:
-                self._maybe_caught_up()
-
-    async def _catch_up(self) -> None:
-        try:
-            async with self._services.catch_ups:
-                while self.session.state is not State.CLOSED and (step := self.cursor.next()) is not None:
-                    await self._read_log(*step)
-        except Refusal as exc:
-            log.warning("catch_up_waits", user=self.user, device=self.device, error=exc.message)
-            asyncio.get_running_loop().call_later(RETRY_READ_S, self._read_on)
-        finally:
-            self._pump = None
-        if self.session.state is not State.CLOSED and self.cursor.next() is None:
-            self._maybe_caught_up()
-
-    async def _read_log(self, conv: str, after: int) -> None:
-        store = self._services.store
-        if after == UNKNOWN:
-            self.cursor.start(conv, await store.position(conv, self.user, self.device))
-            return
-        limit = min(self.cursor.room, PAGE_MESSAGES_MAX)
-        page = await store.read(conv, after=after, limit=limit, bytes_max=PAGE_BYTES_MAX)
-        if self.session.state is State.CLOSED:
-            return
-        if page:
-            self._write(protocol.messages(conv, page, self.user))
-            self._services.metrics.messages_read += len(page)
-        self.cursor.took(conv, page[-1].seq if page else after)
-        if not self.cursor.trim():
-            self._close(Close(1013, "too many conversations on one connection"))
-
-    def _maybe_caught_up(self) -> None:
-        if self.session.state is State.CATCHING_UP and self._since is not None and not self.cursor.behind:
-            self.session.step(Event.CAUGHT_UP)
-            self._write(protocol.CaughtUp(since=self._since))
 
     # --- plumbing -------------------------------------------------------------------------------------
 
@@ -519,10 +369,9 @@ class Connection:
     def _closed(self) -> None:
         self.session.step(Event.CLOSE)
         self._services.delivery.remove(self)
-        current = asyncio.current_task() if self._work or self._pump else None
-        for task in (self._work, self._pump):
-            if task is not None and task is not current:
-                task.cancel()
+        self._logs.stop()
+        if self._work is not None and self._work is not asyncio.current_task():
+            self._work.cancel()
         self._inbox = None
 
 

@@ -16,9 +16,10 @@ import structlog
 from aiohttp import web
 
 from chatd import protocol
-from chatd.connection import Connection, Services
+from chatd.connection import Connection
 from chatd.errors import BadFrame, Forbidden, InternalError, RateLimited, Refusal
 from chatd.limits import Buckets, Network, address_key
+from chatd.services import Services
 from chatd.session import State
 from chatd.transport import rfc6455
 from chatd.transport.browser import origin_allowed

@@ -1,0 +1,170 @@
+"""One connected device's logs: what it gets at once, and how it gets what it lacks.
+
+A live message goes out if the cursor says so. Otherwise its log is read from the store, page by page, while the window
+is open and the socket drains; nothing is ever queued for a device. Receipts are marks, so one a user is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from chatd import protocol
+from chatd.cursor import UNKNOWN, Cursor
+from chatd.errors import Refusal
+from chatd.model import PAGE_ITEMS_MAX, ConversationPage, Grown, Message
+from chatd.services import Services, Wire
+from chatd.session import Event, Session, State
+
+PAGE_MESSAGES_MAX = 256
+PAGE_BYTES_MAX = 49_152
+OWED_RECEIPTS_MAX = 1_000
+RETRY_READ_S = 0.5
+
+log = structlog.get_logger("chatd.catch_up")
+
+
+class CatchUp:
+    """The cursor of a connection and the task that moves it while the device is behind."""
+
+    __slots__ = ("_device", "_listing", "_owed", "_services", "_session", "_since", "_task", "_user", "_wire", "cursor")
+
+    def __init__(self, services: Services, wire: Wire, session: Session) -> None:
+        self._services = services
+        self._wire = wire
+        self._session = session
+        self._user = ""
+        self._device = ""
+        self.cursor = Cursor(services.settings.limits.window_messages_max)
+        self._since: str | None = None  # set when the listing is out: what caught_up will say
+        self._listing = False  # a listing is being read: receipts wait, or they would overtake its older marks
+        self._owed: dict[tuple[str, str], Grown] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # --- what happens ---------------------------------------------------------------------------------
+
+    def live(self, message: Message, payload: bytes) -> None:
+        """A committed message and its frame."""
+        if self.cursor.offer(message.conv, message.seq):
+            self._services.metrics.messages_live += 1
+            self._wire.write(payload)
+        elif self.cursor.behind:
+            self.read_on()
+
+    def receipt(self, grown: Grown, payload: bytes) -> bool:
+        """A user's marks and their frame. False: this device lets too many of them wait."""
+        if not self.cursor.congested and not self._listing:
+            self._wire.write(payload)
+            return True
+        if self._owed is None:
+            self._owed = {}
+        self._owed[grown.conv, grown.user] = grown
+        return len(self._owed) <= OWED_RECEIPTS_MAX
+
+    def congested(self, on: bool) -> None:
+        """The socket owes its client too much, or has drained."""
+        self.cursor.congested = on
+        if not on:
+            self._pay_receipts()
+            self.read_on()
+
+    def stop(self) -> None:
+        """The connection ends."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    # --- the beginning --------------------------------------------------------------------------------
+
+    async def open(self, user: str, device: str, since: str | None) -> None:
+        """List what changed since, newest first, place the cursors, and begin to read. Raises: Refusal."""
+        self._user, self._device = user, device
+        self._listing = True
+        cursor: str | None = None
+        first: str | None = None
+        while self._session.state is State.CATCHING_UP:
+            page = await self._page(since=since, cursor=cursor, limit=PAGE_ITEMS_MAX)
+            first = first or page.since
+            for view in page.conversations:
+                if self.cursor.knows(view.conv) or view.position < view.head:
+                    self.cursor.start(view.conv, view.position, view.head)
+            if page.conversations:
+                rows = tuple(protocol.conversation_row(v, user) for v in page.conversations)
+                self._write(protocol.ConversationList(conversations=rows))
+            cursor = page.cursor
+            if cursor is None:
+                break
+        self._since = first
+        self._listing = False
+        self._pay_receipts()
+        self.read_on()
+
+    async def conversations(self, frame: protocol.Conversations) -> None:
+        """Answer one page of the listing. Raises: Refusal."""
+        self._listing = True
+        try:
+            page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
+            rows = tuple(protocol.conversation_row(v, self._user) for v in page.conversations)
+            self._write(protocol.ConversationList(conversations=rows, cursor=page.cursor, ref=frame.ref))
+        finally:
+            self._listing = False
+        self._pay_receipts()
+
+    async def _page(self, *, since: str | None, cursor: str | None, limit: int) -> ConversationPage:
+        return await self._services.store.conversations(
+            self._user, self._device, since=since, cursor=cursor, limit=limit
+        )
+
+    # --- the log --------------------------------------------------------------------------------------
+
+    def read_on(self) -> None:
+        """Read what is missing if there is room, or say that nothing is."""
+        if self._task is None and self._session.state in (State.CATCHING_UP, State.LIVE):
+            if self.cursor.next() is not None:
+                self._task = asyncio.get_running_loop().create_task(self._read_all())
+            else:
+                self._maybe_caught_up()
+
+    async def _read_all(self) -> None:
+        try:
+            async with self._services.catch_ups:
+                while self._session.state is not State.CLOSED and (step := self.cursor.next()) is not None:
+                    await self._read(*step)
+        except Refusal as exc:
+            log.warning("catch_up_waits", user=self._user, device=self._device, error=exc.message)
+            asyncio.get_running_loop().call_later(RETRY_READ_S, self.read_on)
+            return
+        finally:
+            self._task = None
+        if self._session.state is not State.CLOSED:
+            self.read_on()
+
+    async def _read(self, conv: str, after: int) -> None:
+        store = self._services.store
+        if after == UNKNOWN:
+            self.cursor.start(conv, await store.position(conv, self._user, self._device))
+            return
+        limit = min(self.cursor.room, PAGE_MESSAGES_MAX)
+        page = await store.read(conv, after=after, limit=limit, bytes_max=PAGE_BYTES_MAX)
+        if self._session.state is State.CLOSED:
+            return
+        if page:
+            self._write(protocol.messages(conv, page, self._user))
+            self._services.metrics.messages_read += len(page)
+        self.cursor.took(conv, page[-1].seq if page else after)
+
+    def _maybe_caught_up(self) -> None:
+        if self._session.state is State.CATCHING_UP and self._since is not None and not self.cursor.behind:
+            self._session.step(Event.CAUGHT_UP)
+            self._write(protocol.CaughtUp(since=self._since))
+
+    def _pay_receipts(self) -> None:
+        """Write the receipts that had to wait: for the socket, or behind a listing that was read before them."""
+        if self._owed is None or self._listing or self.cursor.congested:
+            return
+        owed, self._owed = self._owed, None
+        for grown in owed.values():
+            self._write(protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read))
+
+    def _write(self, frame: protocol.ServerFrame) -> None:
+        self._wire.write(protocol.encode(frame))
