@@ -146,7 +146,7 @@ class Client:
         self._token = self._token or known.get("token")
         if not self._token:
             raise StartError("no token: give one, or log in with Client.login")
-        await self._storage.remember(token=self._token)
+        await self._storage.remember(token=self._token, user=core.user)
         for saved in await self._storage.conversations():
             core.load(saved)
         for entry in await self._storage.outbox():
@@ -398,7 +398,7 @@ class Client:
     # --- the store and the end ---
 
     async def _keep_saved(self) -> None:
-        while True:
+        while not self._closed:
             await self._changed.wait()
             self._changed.clear()
             await self._save()
@@ -418,8 +418,9 @@ class Client:
         """End: whoever waits is told why."""
         if self._stopped is None:
             self._stopped = exc
-        for task in self._tasks:
+        for task in self._tasks[:1]:  # the connection; the store finishes what it does
             task.cancel()
+        self._changed.set()
         self._online.set()
         self._arrived.set()
         for handle in self._handles.values():
