@@ -31,7 +31,7 @@ from chatd.store.sqlite import SqliteStore
 from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.door import Door
-from chatd.transport.websocket import Sockets
+from chatd.transport.sockets import Sockets
 
 KEEPALIVE_S = 15.0
 KEYS_MAX = 50_000

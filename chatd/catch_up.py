@@ -128,8 +128,11 @@ class CatchUp:
     async def _read_all(self) -> None:
         try:
             async with self._services.catch_ups:
-                while self._session.state is not State.CLOSED and (step := self.cursor.next()) is not None:
-                    await self._read(*step)
+                self._services.metrics.catch_ups += 1
+                try:
+                    await self._read_pages()
+                finally:
+                    self._services.metrics.catch_ups -= 1
         except Refusal as exc:
             log.warning("catch_up_waits", user=self._user, device=self._device, error=exc.message)
             asyncio.get_running_loop().call_later(RETRY_READ_S, self.read_on)
@@ -138,6 +141,10 @@ class CatchUp:
             self._task = None
         if self._session.state is not State.CLOSED:
             self.read_on()
+
+    async def _read_pages(self) -> None:
+        while self._session.state is not State.CLOSED and (step := self.cursor.next()) is not None:
+            await self._read(*step)
 
     async def _read(self, conv: str, after: int) -> None:
         store = self._services.store

@@ -55,6 +55,7 @@ class Metrics:
     frames_refused = 0
     connections_opened = 0
     connections_closed = 0
+    catch_ups = 0
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -74,4 +75,5 @@ class Metrics:
                 yield CounterMetricFamily(f"chatd_{spec.name}", spec.help, value=getattr(self, spec.name))
             else:
                 read = self.gauges.get(spec.name)
-                yield GaugeMetricFamily(f"chatd_{spec.name}", spec.help, value=read() if read else 0)
+                value = read() if read else getattr(self, spec.name, 0)
+                yield GaugeMetricFamily(f"chatd_{spec.name}", spec.help, value=value)

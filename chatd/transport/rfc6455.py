@@ -6,6 +6,7 @@ connection, and wakes a task a frame. No extensions, so no compression.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -44,28 +45,40 @@ class WireError(Exception):
 
 
 class Parser:
-    """Takes bytes in any pieces. ``message_bytes_max`` bounds a text message over all its fragments."""
+    """Takes bytes in any pieces. ``message_bytes_max`` bounds a text message over all its fragments.
 
-    __slots__ = ("_buffer", "_fragments", "_max")
+    ``more``: the last `feed` stopped at its bound and whole frames may be waiting; ``feed(b"")`` goes on.
+    """
+
+    __slots__ = ("_buffer", "_fragments", "_max", "more")
 
     def __init__(self, message_bytes_max: int) -> None:
         self._max = message_bytes_max
         self._buffer: bytearray | None = None
-        self._fragments: list[bytes] | None = None
+        self._fragments: bytearray | None = None
+        self.more = False
 
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that these bytes complete; a text message is its bytes, valid UTF-8. Raises: WireError."""
+    def feed(self, data: bytes, frames_max: int = sys.maxsize) -> Iterator[Message]:
+        """The messages that these bytes complete, of at most ``frames_max`` frames; a text message is valid UTF-8.
+
+        Raises: WireError.
+        """
         if self._buffer is not None:
             self._buffer += data
             view: bytes | bytearray = self._buffer
         else:
             view = data
-        at = 0
+        at = frames = 0
+        self.more = False
         while (frame := self._frame(view, at)) is not None:
             first, payload, at = frame
             message = self._message(first, payload)
             if message is not None:
                 yield message
+            frames += 1
+            if frames == frames_max:
+                self.more = at < len(view)
+                break
         if at == len(view):
             self._buffer = None
         elif self._buffer is not None:
@@ -132,15 +145,15 @@ class Parser:
         if opcode == CLOSE:
             return Closed(_close_code(payload))
         if self._fragments is not None:
-            self._fragments.append(payload)
-            if sum(map(len, self._fragments)) > self._max or len(self._fragments) > self._max:
+            self._fragments += payload
+            if len(self._fragments) > self._max:
                 raise WireError(1009, f"a message over {self._max} bytes")
             if not first & 0x80:
                 return None
-            payload = b"".join(self._fragments)
+            payload = bytes(self._fragments)
             self._fragments = None
         elif not first & 0x80:
-            self._fragments = [payload]
+            self._fragments = bytearray(payload)
             return None
         return _utf8(payload)
 
