@@ -148,6 +148,7 @@ class Server:
             sends=sends,
             now_s=self._now_s,
             now_ms=self._now_ms,
+            on_broken=self._store_broke,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
         self._api = Api(

@@ -12,7 +12,7 @@ import structlog
 
 from chatd import protocol
 from chatd.cursor import UNKNOWN, Cursor
-from chatd.errors import Refusal
+from chatd.errors import Refusal, StoreBroken
 from chatd.model import PAGE_ITEMS_MAX, ConversationPage, Grown, Message
 from chatd.services import Services, Wire
 from chatd.session import Event, Session, State
@@ -38,7 +38,7 @@ class CatchUp:
         self._device = ""
         self.cursor = Cursor(services.settings.limits.window_messages_max)
         self._since: str | None = None  # set when the listing is out: what caught_up will say
-        self._listing = False  # a listing is being read: receipts wait, or they would overtake its older marks
+        self._listing = True  # a listing is being read or to come: receipts wait, not to overtake its older marks
         self._owed: dict[tuple[str, str], Grown] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -79,7 +79,6 @@ class CatchUp:
     async def open(self, user: str, device: str, since: str | None) -> None:
         """List what changed since, newest first, place the cursors, and begin to read. Raises: Refusal."""
         self._user, self._device = user, device
-        self._listing = True
         cursor: str | None = None
         first: str | None = None
         while self._session.state is State.CATCHING_UP:
@@ -118,8 +117,8 @@ class CatchUp:
     # --- the log --------------------------------------------------------------------------------------
 
     def read_on(self) -> None:
-        """Read what is missing if there is room, or say that nothing is."""
-        if self._task is None and self._session.state in (State.CATCHING_UP, State.LIVE):
+        """Read what is missing if there is room, or say that nothing is. Not before `open`: the places are unknown."""
+        if self._task is None and self._user and self._session.state in (State.CATCHING_UP, State.LIVE):
             if self.cursor.next() is not None:
                 self._task = asyncio.get_running_loop().create_task(self._read_all())
             else:
@@ -136,6 +135,9 @@ class CatchUp:
         except Refusal as exc:
             log.warning("catch_up_waits", user=self._user, device=self._device, error=exc.message)
             asyncio.get_running_loop().call_later(RETRY_READ_S, self.read_on)
+            return
+        except StoreBroken as exc:
+            self._services.on_broken(exc)
             return
         finally:
             self._task = None
