@@ -10,13 +10,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TypeAlias
 
 import structlog
 
 from chatd import protocol
 from chatd.catch_up import CatchUp
-from chatd.errors import BadFrame, Forbidden, InternalError, NotFound, Refusal, Unauthenticated
+from chatd.errors import (
+    BadFrame,
+    Forbidden,
+    InternalError,
+    NotFound,
+    OutcomeUnknown,
+    Refusal,
+    StoreBroken,
+    Unauthenticated,
+    Unavailable,
+)
 from chatd.model import (
     PAGE_ITEMS_MAX,
     Advance,
@@ -34,6 +46,8 @@ from chatd.session import Answer, Close, Event, Session, State, error_frame
 
 NEWEST_CONVERSATIONS = 100
 PAGE_BYTES_MAX = 49_152
+
+Work: TypeAlias = Callable[[], Coroutine[None, None, None]]
 
 log = structlog.get_logger("chatd.connection")
 
@@ -91,13 +105,13 @@ class Connection:
         elif isinstance(effect, protocol.Ping):
             self._write(protocol.Pong(now=self._services.now_ms(), ref=effect.ref))
         elif isinstance(effect, protocol.Hello):
-            self._wait(self._hello(effect), effect)
+            self._wait(partial(self._hello, effect), effect)
         elif isinstance(effect, protocol.Auth):
-            self._wait(self._auth(effect), effect)
+            self._wait(partial(self._auth, effect), effect)
         elif isinstance(effect, protocol.History):
-            self._wait(self._history(effect), effect)
+            self._wait(partial(self._history, effect), effect)
         elif isinstance(effect, protocol.Conversations):
-            self._wait(self._logs.conversations(effect), effect)
+            self._wait(partial(self._logs.conversations, effect), effect)
 
     def congested(self, on: bool) -> None:
         """The socket owes its client too much, or has drained."""
@@ -181,7 +195,7 @@ class Connection:
             return
         peer = peer_of(draft.conv, self.user)
         if peer is not None and not services.accounts.known_cached(peer):
-            self._wait(self._send_to_stranger(frame, draft, peer), frame)
+            self._wait(partial(self._send_to_stranger, frame, draft, peer), frame)
             return
         self._submit(frame, draft)
 
@@ -324,17 +338,25 @@ class Connection:
     def _write(self, frame: protocol.ServerFrame) -> None:
         self._wire.write(protocol.encode(frame))
 
-    def _wait(self, work: Coroutine[None, None, None], frame: protocol.ClientFrame) -> None:
-        """Do something that takes time; frames behind it wait, and the socket is not read."""
+    def _wait(self, work: Work, frame: protocol.ClientFrame) -> None:
+        """Do something that takes time; frames behind it wait, and the socket is not read.
+
+        It is called in the task: one that is cancelled before its first step leaves no coroutine behind.
+        """
         self._busy = True
         self._wire.hold(True)
         self._work = asyncio.get_running_loop().create_task(self._perform(work, frame))
 
-    async def _perform(self, work: Coroutine[None, None, None], frame: protocol.ClientFrame) -> None:
+    async def _perform(self, work: Work, frame: protocol.ClientFrame) -> None:
         try:
-            await work
+            await work()
         except Refusal as exc:
             self._failed(frame, exc)
+        except OutcomeUnknown as exc:
+            self._failed(frame, Unavailable(f"the store did not answer: {exc}"))
+        except StoreBroken as exc:
+            self._services.on_broken(exc)
+            self._failed(frame, InternalError("the store failed; the server restarts"))
         except Exception as exc:
             log.exception("frame_failed", user=self.user, device=self.device, exc_info=exc)
             self._failed(frame, InternalError("the server failed; it was logged"))

@@ -11,11 +11,12 @@ LOGS_MAX = 10_000
 
 
 class _Log:
-    __slots__ = ("acked", "confirmed", "head", "sent")
+    __slots__ = ("acked", "confirmed", "head", "others", "sent")
 
     def __init__(self, position: int, head: int) -> None:
         self.sent = position
-        self.acked = position  # for the window: own messages count as held when nothing is in flight
+        self.others = position  # the last that was sent as `messages`: what follows is the device's own
+        self.acked = position  # for the window: own messages count as held when nothing before them is in flight
         self.confirmed = position  # what the device itself said
         self.head = head
 
@@ -57,7 +58,7 @@ class Cursor:
         if log is None:
             log = self._logs[conv] = _Log(position, max(position, head))
         elif log.sent == UNKNOWN:
-            log.sent = log.acked = log.confirmed = position
+            log.sent = log.others = log.acked = log.confirmed = position
             log.head = max(log.head, position, head)
         else:
             log.head = max(log.head, head)
@@ -86,7 +87,7 @@ class Cursor:
             if seq > log.sent:
                 self._behind[conv] = None
             return False
-        log.sent = seq
+        log.sent = log.others = seq
         self.in_flight += 1
         return True
 
@@ -111,10 +112,12 @@ class Cursor:
         log = self._logs.get(conv)
         if log is not None and log.sent != UNKNOWN:
             held = min(seq, log.sent)
+            log.confirmed = max(log.confirmed, held)
+            if held >= log.others:
+                held = log.sent  # only own messages follow, and who sent them holds them
             if held > log.acked:
                 self.in_flight -= held - log.acked
                 log.acked = held
-            log.confirmed = max(log.confirmed, held)
         return bool(self._behind) and self.room > 0
 
     def next(self) -> tuple[str, int] | None:
@@ -129,7 +132,7 @@ class Cursor:
         log = self._logs[conv]
         self.in_flight += last - log.sent
         empty = last == log.sent
-        log.sent = last
+        log.sent = log.others = last
         del self._behind[conv]
         if log.head > last and not empty:
             self._behind[conv] = None  # to the end of the line: no log starves the others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TypeAlias
 
 from chatd.errors import OutcomeUnknown, Refusal, Unavailable
@@ -13,14 +14,17 @@ Key: TypeAlias = tuple[str, str, str]
 
 
 class Receipts:
-    """The advances that wait for the next commit, at most one a device and conversation."""
+    """The advances that wait for the next commit, at most one a device and conversation.
+
+    Its length counts advances or those who wait for one, whichever are more.
+    """
 
     def __init__(self) -> None:
         self._advances: dict[Key, Advance] = {}
         self._waiting: list[tuple[Key, Done]] = []
 
     def __len__(self) -> int:
-        return len(self._advances)
+        return max(len(self._advances), len(self._waiting))
 
     def add(self, advance: Advance, done: Done | None = None) -> None:
         """Raise what waits for this device to the maximum; ``done`` hears of the commit."""
@@ -32,10 +36,16 @@ class Receipts:
         if done is not None:
             self._waiting.append((key, done))
 
-    def take(self) -> Taken:
-        """Everything that waits, for one commit."""
-        taken = Taken(list(self._advances.values()), self._waiting)
-        self._advances, self._waiting = {}, []
+    def take(self, advances_max: int) -> Taken:
+        """What waits, for one commit; the oldest ones if there are more than it may have."""
+        waiting = self._advances
+        if len(waiting) <= advances_max:
+            taken = Taken(list(waiting.values()), self._waiting)
+            self._advances, self._waiting = {}, []
+            return taken
+        now = {key: waiting.pop(key) for key in list(islice(waiting, advances_max))}
+        taken = Taken(list(now.values()), [one for one in self._waiting if one[0] in now])
+        self._waiting = [one for one in self._waiting if one[0] not in now]
         return taken
 
     def put_back(self, taken: Taken) -> None:

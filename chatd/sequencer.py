@@ -21,6 +21,7 @@ from chatd.receipts import Done, Receipts, Taken
 from chatd.settings import LimitSettings
 from chatd.store.base import Committed, MessageStore
 
+ADVANCES_MAX = 10_000  # of one commit: the store contract
 READ_BACK_S_MIN = 0.05
 READ_BACK_S_MAX = 2.0
 
@@ -71,6 +72,7 @@ class Sequencer:
         self._on_broken = on_broken
         self._queue: deque[Item] = deque()
         self._lanes: dict[str, int] = {}  # drafts of a conversation that wait, in the queue or in a stopped lane
+        self._waiting = 0  # drafts that wait in all lanes
         self._stopped: dict[str, deque[Item]] = {}
         self._receipts = Receipts()
         self._wake = asyncio.Event()
@@ -80,8 +82,8 @@ class Sequencer:
 
     @property
     def queued(self) -> int:
-        """Drafts that wait for their commit."""
-        return sum(self._lanes.values())
+        """Drafts that wait for their commit, queued, under way or in a stopped lane."""
+        return self._waiting
 
     def start(self) -> None:
         """Begin to commit."""
@@ -93,9 +95,10 @@ class Sequencer:
         if self._closing:
             raise Unavailable("the server is stopping", retry_after_ms=1_000)
         waiting = self._lanes.get(draft.conv, 0)
-        if waiting >= self._limits.lane_drafts_max or len(self._queue) >= self._limits.queue_drafts_max:
+        if waiting >= self._limits.lane_drafts_max or self._waiting >= self._limits.queue_drafts_max:
             raise Overloaded("too many messages wait to be stored", retry_after_ms=500)
         self._lanes[draft.conv] = waiting + 1
+        self._waiting += 1
         stopped = self._stopped.get(draft.conv)
         if stopped is not None:
             stopped.append((draft, origin, ref))
@@ -130,11 +133,17 @@ class Sequencer:
         return await future
 
     async def close(self) -> None:
-        """Refuse what comes, commit what waits, stop."""
+        """Refuse what comes, commit what waits, stop. What the store does not settle within ``commit_timeout_s`` stays
+        unanswered: its sender repeats it.
+        """
         self._closing = True
         self._wake.set()
-        if self._task is not None:
-            await asyncio.gather(self._task, *self._read_backs, return_exceptions=True)
+        if self._task is None:
+            return
+        _, late = await asyncio.wait([self._task], timeout=self._limits.commit_timeout_s)
+        for task in [*late, *self._read_backs]:
+            task.cancel()
+        await asyncio.gather(self._task, *self._read_backs, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A fault that nobody foresaw: what is stored is unknown, so the process ends as with a broken store."""
@@ -159,7 +168,7 @@ class Sequencer:
                 await asyncio.sleep(wait_s)
             began_s = self._now_s()
             try:
-                await self._commit(self._take(), self._receipts.take())
+                await self._commit(self._take(), self._receipts.take(ADVANCES_MAX))
             except StoreBroken as exc:
                 self._closing = True
                 self._on_broken(exc)
@@ -188,7 +197,7 @@ class Sequencer:
             self._receipts.put_back(marks)
             if batch:
                 self._own(self._read_back(batch))
-            elif not self._closing:
+            else:
                 await asyncio.sleep(READ_BACK_S_MIN)  # only marks: they go with the next commit
         else:
             self._metrics.commits += 1
@@ -232,6 +241,7 @@ class Sequencer:
                 origin.refused(draft, refusal, ref)
 
     def _left(self, conv: str) -> None:
+        self._waiting -= 1
         waiting = self._lanes[conv] - 1
         if waiting:
             self._lanes[conv] = waiting
@@ -294,6 +304,7 @@ class Sequencer:
 
         def ended(done: asyncio.Task[None]) -> None:
             self._read_backs.discard(done)
+            self._ended(done)
             self._wake.set()
 
         task.add_done_callback(ended)

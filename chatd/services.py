@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from chatd.accounts import Accounts
 from chatd.delivery import Delivery
+from chatd.errors import StoreBroken
 from chatd.limits import Buckets
 from chatd.metrics import Metrics
 from chatd.sequencer import Sequencer
@@ -31,7 +32,10 @@ class Wire(Protocol):
 
 
 class Services(Struct, frozen=True):
-    """What a connection needs of the server. ``now_s`` is monotonic, ``now_ms`` Unix time."""
+    """What a connection needs of the server. ``now_s`` is monotonic, ``now_ms`` Unix time.
+
+    ``on_broken``: to be told of a StoreBroken, whoever meets it.
+    """
 
     settings: Settings
     store: Store
@@ -43,3 +47,4 @@ class Services(Struct, frozen=True):
     sends: Buckets
     now_s: Callable[[], float]
     now_ms: Callable[[], int]
+    on_broken: Callable[[StoreBroken], None]
