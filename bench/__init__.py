@@ -1,0 +1,1 @@
+"""``python -m bench``: the standard set of measurements, saved in bench/results."""
