@@ -1,0 +1,56 @@
+"""The command line. Every verb imports what it needs when it runs, so that none pays for the others."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import click
+
+from chatd.cli import administer, configure, messages, serve, talk, tools
+from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
+
+EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
+EXIT_INTERRUPTED = 130
+"""What a shell calls the end by ^C (128 + SIGINT)."""
+
+
+class Program(click.Group):
+    """The root. Whatever chatd raises on purpose becomes one line and an exit code; ^C says nothing."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ChatdError as exc:
+            code = next((code for kind, code in EXIT_CODES.items() if isinstance(exc, kind)), EXIT_FAILED)
+            click.echo(f"chatd: {' '.join(str(exc).split())}", err=True)
+            ctx.exit(code)
+        except (KeyboardInterrupt, click.Abort):
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A self-hostable server for real-time one-to-one messaging.
+
+    `chatd serve` runs it; `chatd chat USER@URL` talks through it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks ✓ gets an escape, not a crash
+            stream.reconfigure(errors="backslashreplace")
+
+
+for _command in (
+    serve.serve,
+    configure.init,
+    configure.config,
+    administer.user,
+    administer.token,
+    talk.chat,
+    messages.send,
+    messages.tail,
+    tools.bench,
+    tools.version,
+):
+    main.add_command(_command)
