@@ -97,11 +97,8 @@ class Sockets:
             accept, chosen = self._checked(request)
         except Refusal as exc:
             return problem(exc)
-        transport, handler = (
-            cast("asyncio.Transport | None", request.transport),
-            request.protocol,
-        )  # uvloop's is no subclass
-        if transport is None:
+        transport, handler = request.transport, request.protocol
+        if transport is None:  # not isinstance: uvloop's transports are no subclass of asyncio.Transport
             return problem(InternalError("the connection went away"))
         behind = _Behind()
         handler.set_parser(cast(Any, behind))  # all that aiohttp asks of a parser is `feed_data`
