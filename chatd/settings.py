@@ -58,7 +58,10 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description="SQLite: full makes every commit durable (fsync); normal leaves it to the OS."),
     ] = "full"
     wal_autocheckpoint_pages: Annotated[
-        int, Meta(ge=100, le=1_000_000, description="SQLite: pages (1 KiB) of write-ahead log after which a checkpoint runs.")
+        int,
+        Meta(
+            ge=100, le=1_000_000, description="SQLite: pages (1 KiB) of write-ahead log after which a checkpoint runs."
+        ),
     ] = 65_536
     readers: Annotated[int, Meta(ge=1, le=16, description="SQLite: threads that read.")] = 2
     conversations_cached_max: Annotated[
