@@ -6,6 +6,7 @@ Units: ``seq`` counts from 1 without gaps inside a conversation; ``*_ms`` is Uni
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(
 CONV_CHARS_MAX = 160
 WATERMARKS_MAX = 1_000
 PAGE_ITEMS_MAX = 200
+MEMBERS_CACHED_MAX = 16_384  # conversations whose name was taken apart already: each message asks five times
 
 Durability = Literal["fsync", "os", "memory"]
 
@@ -46,6 +48,7 @@ def conv_of(one: str, other: str) -> str:
     return f"{one}:{other}" if one <= other else f"{other}:{one}"
 
 
+@lru_cache(MEMBERS_CACHED_MAX)
 def members_of(conv: str) -> tuple[str, str] | None:
     """The two users of a conversation (the same one twice for notes to self), or None: not a conversation."""
     one, colon, other = conv.partition(":")
