@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from chatd.cli.common import Failed, load_settings, new_password, place_options, program
-from chatd.errors import StartError, StoreBroken
+from chatd.errors import StartError
 from chatd.settings import Settings
 
 USERS_PAGE_MAX = 1_000
@@ -55,8 +55,6 @@ class Place:
             if not socket.exists():
                 raise
             return await admin.call(socket, verb, args)  # a server holds the lock
-        except StoreBroken as exc:
-            raise StartError(f"data directory {self.directory}: {exc}; or put a backup back") from exc
         passwords = Passwords()
         try:
             accounts = Accounts(

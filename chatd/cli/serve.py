@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from chatd.cli.common import load_settings, place_options, program
-from chatd.errors import EXIT_FAILED, StartError, StoreBroken
+from chatd.errors import EXIT_FAILED
 from chatd.settings import ServerSettings, Settings
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     server = Server(settings, on_broken=lambda exc: _end_now())
-    try:
-        await server.start()
-    except StoreBroken as exc:
-        raise StartError(f"data directory {settings.server.data_dir}: {exc}; or put a backup back") from exc
+    await server.start()
     try:
         await server.serve_admin()
         click.echo(_greeting(server, await _next_steps(server)))
