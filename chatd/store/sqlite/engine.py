@@ -142,7 +142,8 @@ class Engine:
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # we checkpoint, so that its fsync errors are seen
                 db.execute("PRAGMA cache_size = -65536")
                 result = prepare(db)
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                with suppress(Unavailable), translating():  # on a full disk the log stays, and is enough
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             except BaseException:
                 db.close()
                 raise
@@ -152,11 +153,11 @@ class Engine:
 
     def _close(self, db: sqlite3.Connection) -> None:
         os.close(self._shm_fd)
-        with translating():
-            try:
+        try:
+            with suppress(Unavailable), translating():
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            finally:
-                db.close()
+        finally:
+            db.close()
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         db = self._db
