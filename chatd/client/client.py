@@ -15,7 +15,7 @@ from chatd import protocol
 from chatd.client import wire as network
 from chatd.client.connection import Connection
 from chatd.client.core import Answered, Core, Effect, Grew, Replied
-from chatd.client.events import ConversationMarks, Event, HistoryPage, Stopped, log_event
+from chatd.client.events import ConversationMarks, Event, HistoryPage, LogEvent, Stopped, log_event
 from chatd.client.handle import Handle
 from chatd.client.outqueue import Pending
 from chatd.client.storage import Storage
@@ -237,6 +237,8 @@ class Client:
         while True:
             event = self._core.take()
             if event is not None:
+                if isinstance(event, LogEvent):
+                    self._perform([Grew(event.conv)])  # this device's own mark
                 self._wake()
                 self._changed.set()
                 yield event
@@ -256,7 +258,7 @@ class Client:
         self._changed.set()
 
     def marks(self, conv: str) -> ConversationMarks:
-        """The latest known marks of this user and of the peer in a conversation."""
+        """The latest known marks of this user, this device's acknowledgements included, and of the peer."""
         return self._core.marks(conv)
 
     async def history(
@@ -325,7 +327,7 @@ class Client:
             raise self._stopped
 
     async def marks_grew(self, conv: str) -> None:
-        """Wait until the marks of a conversation grow once more. Raises: Stopped."""
+        """Wait until the marks of a conversation may have grown: look again. Raises: Stopped."""
         self.check()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._mark_waits.setdefault(conv, set()).add(future)

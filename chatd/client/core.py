@@ -99,7 +99,6 @@ class Core:
         self._ref = 0
         self._requests: list[wire.ClientFrame] = []
         self._acks: dict[str, int] = {}
-        self._acked: dict[str, int] = {}
         self._reads: dict[str, int] = {}
         self._reading: dict[wire.Ref, tuple[str, int]] = {}
         self._fetching: dict[wire.Ref, tuple[str, int]] = {}
@@ -121,8 +120,6 @@ class Core:
             self._done[saved.conv] = saved.taken
             self._placed.add(saved.conv)
             self.watermarks.load(saved.conv, saved.taken)
-            if saved.taken > saved.marks.mine.delivered:  # its ack may not have arrived
-                self._acks[saved.conv] = saved.taken
         if saved.read_wanted:
             self._reads[saved.conv] = saved.read_wanted
         self._marks[saved.conv] = saved.marks
@@ -160,6 +157,7 @@ class Core:
             if event.conv not in self._done:  # stored before its first ack: from there a next run would go on
                 self._done[event.conv] = event.seq - 1
                 self._dirty[event.conv] = None
+            self._raise_mine(event.conv, Marks(event.seq, 0))
         return event
 
     def done(self) -> None:
@@ -188,7 +186,8 @@ class Core:
 
     def hello(self, token: str, agent: str) -> wire.Hello:
         """The first frame of a connection."""
-        watermarks = self.watermarks.newest(WATERMARKS_MAX)
+        # a watermark acknowledges too: acks that the old connection lost need no repetition
+        watermarks = {c: seq for c, seq in self.watermarks.newest(WATERMARKS_MAX).items() if c in self._placed}
         return wire.Hello(
             token=token,
             incarnation=self.incarnation,
@@ -203,13 +202,11 @@ class Core:
         if frame.reset:
             self.watermarks.forget()
             self.queue.drop_log()
-            for of_old_history in (self._acks, self._acked, self._reads, self._marks, self._done, self._dirty):
+            for of_old_history in (self._acks, self._reads, self._marks, self._done, self._dirty):
                 of_old_history.clear()
             self._placed.clear()
             self.since = self._handed = None
             self.queue.put(ResetEvent(frame.incarnation))
-        self._acks = {**self._acked, **self._acks}  # what was said last on the old connection may be lost
-        self._acked.clear()
         self.outbox.connected(frame.user)
         self.queue.put(ConnectedEvent(frame.user, frame.device, frame.session, frame.durability))
         effects: list[Effect] = []
@@ -238,7 +235,6 @@ class Core:
         self._not_before_s = {what: at_s for what, at_s in self._not_before_s.items() if at_s > now_s}
         acks = {conv: seq for conv, seq in self._acks.items() if conv in self._placed}
         self._acks = {conv: seq for conv, seq in self._acks.items() if conv not in acks}
-        self._acked |= acks
         frames: list[wire.ClientFrame] = [wire.Ack(conv=conv, seq=seq) for conv, seq in acks.items()]
         under_way = {conv for conv, _ in self._reading.values()}
         for conv, seq in self._reads.items():
@@ -283,6 +279,7 @@ class Core:
             case wire.Ok() if frame.ref in self._reading:
                 conv, seq = self._reading.pop(frame.ref)
                 self._read_settled(conv, seq)
+                return self._raise_mine(conv, Marks(seq, seq))
             case wire.Goaway():
                 self._leave_at_s = now_s + self._random() * frame.reconnect_ms / 1000
         return []
@@ -317,10 +314,9 @@ class Core:
     def _on_receipt(self, frame: wire.Receipt) -> list[Effect]:
         self.queue.put(ReceiptEvent(frame.conv, frame.user, frame.delivered, frame.read))
         given = Marks(frame.delivered, frame.read)
-        mine = given if frame.user == self.user else Marks()
-        notes_to_self = self.user is not None and frame.conv == conv_of(self.user, self.user)
-        peer = given if frame.user != self.user or notes_to_self else Marks()
-        return self._raise_marks(frame.conv, mine, peer)
+        if frame.user == self.user:
+            return self._raise_mine(frame.conv, given)
+        return self._raise_marks(frame.conv, Marks(), given)
 
     def _on_conversations(self, frame: wire.ConversationList) -> list[Effect]:
         if frame.ref is not None:
@@ -392,6 +388,11 @@ class Core:
         if self._reads.get(conv) == seq:
             del self._reads[conv]
             self._dirty[conv] = None
+
+    def _raise_mine(self, conv: str, mine: Marks) -> list[Effect]:
+        # The server does not tell a device what it said itself.
+        notes_to_self = self.user is not None and conv == conv_of(self.user, self.user)
+        return self._raise_marks(conv, mine, mine if notes_to_self else Marks())
 
     def _raise_marks(self, conv: str, mine: Marks, peer: Marks) -> list[Effect]:
         old = self.marks(conv)

@@ -197,13 +197,17 @@ async def test_a_restart_goes_on_after_what_was_dealt_with(server: FakeServer, t
 
 async def test_an_application_that_fails_gets_its_last_message_again(server: FakeServer, tmp_path: Path) -> None:
     store = tmp_path / "client.db"
-    with pytest.raises(ZeroDivisionError):
+
+    async def fails_on_the_third() -> None:
         async with client_of(server, store=store) as client:
             peer = await server.peer()
             await peer.welcome()
             await peer.messages(1, 5)
             assert await messages(client, 3) == [1, 2, 3]
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fails_on_the_third()
     async with client_of(server, store=store) as client:
         peer = await server.peer()
         assert (await peer.welcome())["watermarks"] == {CONV: 2}
@@ -368,6 +372,7 @@ async def test_another_history_begins_anew(server: FakeServer, tmp_path: Path) -
         await peer.welcome()
         await peer.messages(1, 3)
         assert await messages(client, 3) == [1, 2, 3]
+        assert (await peer.expect("ack"))["seq"] == 3
         peer.cut()
         again = await server.peer()
         assert (await again.welcome(incarnation="i2", reset=True))["watermarks"] == {CONV: 3}
@@ -478,6 +483,6 @@ async def test_what_cannot_start_says_why(server: FakeServer, tmp_path: Path) ->
             await client_of(server, store=store).start()
     with pytest.raises(StartError, match="belongs to alice"):
         await Client(server.url, user="bob", token="t", store=store).start()
+    (tmp_path / "text").write_text("this is no database, and it is long enough to be seen as none" * 20)
     with pytest.raises(StartError, match="not a database"):
-        (tmp_path / "text").write_text("this is no database, and it is long enough to be seen as none" * 20)
         await Client(server.url, token="t", store=tmp_path / "text").start()

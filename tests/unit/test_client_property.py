@@ -35,6 +35,7 @@ class ModelServer:
         self.down.clear()
         self._n, self._refused = 0, None
         self._cursor = (frame.watermarks or {}).get(CONV, self.held)
+        self.held = max(self.held, self._cursor)
         self.push()
         self.down.append(p.CaughtUp(since="s"))
 
