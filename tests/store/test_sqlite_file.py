@@ -32,6 +32,7 @@ async def stored(directory: Path, count: int) -> None:
 async def test_the_directory_is_private(tmp_path: Path) -> None:
     await stored(tmp_path / "deep" / "data", 1)
     assert stat.S_IMODE((tmp_path / "deep" / "data").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "deep" / "data" / FILE_NAME).stat().st_mode) == 0o600
 
 
 async def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ async def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"not a database at all, only text " * 64)
-    with pytest.raises(StartError, match=r"chatd\.db"):
+    with pytest.raises(StartError, match=r"chatd\.db: damaged, or no database .* put a backup back"):
         await SqliteStore(tmp_path, StoreSettings()).open()
 
 

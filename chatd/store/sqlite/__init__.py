@@ -79,7 +79,12 @@ class SqliteStore(SqliteAccounts):
         self._lock()
         try:
             life = await self.engine.open(self._prepare)
-        except (Unavailable, StoreBroken) as exc:
+        except StoreBroken as exc:
+            self._unlock()
+            raise StartError(
+                f"{self.engine.path}: damaged, or no database ({exc.__cause__}): put a backup back"
+            ) from exc
+        except (Unavailable, OSError) as exc:
             self._unlock()
             raise StartError(f"{self.engine.path}: {exc}") from exc
         except BaseException:

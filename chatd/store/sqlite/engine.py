@@ -131,6 +131,7 @@ class Engine:
         return connection
 
     def _open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the log beside it gets its mode
         with translating():
             db = self._connect(read_only=False)
             try:
@@ -140,7 +141,7 @@ class Engine:
                     raise Unavailable(f"{self.path}: no write-ahead log on this file system ({mode})")
                 db.execute(f"PRAGMA synchronous = {self._synchronous}")
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # we checkpoint, so that its fsync errors are seen
-                db.execute("PRAGMA cache_size = -65536")
+                db.execute("PRAGMA cache_size = -8192")
                 result = prepare(db)
                 with suppress(Unavailable), translating():  # on a full disk the log stays, and is enough
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
