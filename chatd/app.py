@@ -30,7 +30,7 @@ from chatd.store.memory import MemoryStore
 from chatd.store.sqlite import SqliteStore
 from chatd.transport import http
 from chatd.transport.api import Api
-from chatd.transport.door import Door
+from chatd.transport.door import Door, request_log
 from chatd.transport.sockets import Sockets
 
 KEEPALIVE_S = 15.0
@@ -203,7 +203,13 @@ class Server:
 
     async def _listen(self) -> None:
         settings = self.settings
-        runner = web.AppRunner(self.web_app(), access_log=None, handle_signals=False, keepalive_timeout=KEEPALIVE_S)
+        runner = web.AppRunner(
+            self.web_app(),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEPALIVE_S,
+            logger=request_log,
+        )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         inside = cast(web.Server, runner.server)  # `setup` made it

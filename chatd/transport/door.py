@@ -7,12 +7,24 @@ first head its own keep-alive timeout bounds the pause before the next one.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import cast
+
+from aiohttp.http_exceptions import HttpProcessingError
 
 HEAD_BYTES_MAX = 16_384
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def _own_fault(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+request_log = logging.getLogger("chatd.http")
+"""For aiohttp: a broken request is its client's fault; it is answered, and no traceback of it fills the log."""
+request_log.addFilter(_own_fault)
 
 
 class Door(asyncio.Protocol):
