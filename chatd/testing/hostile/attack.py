@@ -115,6 +115,8 @@ class Attack:
                 size = self._random.choice((1, 2, 7, 1_460))
                 pieces = [data[i : i + size] for i in range(0, min(len(data), 500 * size), size)]
             for piece in pieces:
+                if writer.transport.is_closing():
+                    return
                 writer.write(piece)
                 if len(pieces) > 1:
                     await asyncio.sleep(0)
