@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -121,14 +120,14 @@ class Sockets:
     def _checked(self, request: web.Request) -> tuple[bytes, bytes]:
         headers = request.headers
         if not origin_allowed(headers.get("Origin"), headers.get("Host"), self._origins):
-            raise Forbidden(f"the origin {headers['Origin'][:200]} is not in server.origins")
+            raise Forbidden(f"the origin {headers['Origin'][:200]!a} is not in server.origins")
         asked = headers.get("Upgrade", "").lower(), "upgrade" in headers.get("Connection", "").lower()
         if request.method != "GET" or asked != ("websocket", True) or headers.get("Sec-WebSocket-Version") != "13":
             raise BadFrame("this address speaks WebSocket (RFC 6455, version 13)")
         key = headers.get("Sec-WebSocket-Key", "").strip()
         try:
             raw = base64.b64decode(key, validate=True)
-        except binascii.Error as exc:
+        except ValueError as exc:  # binascii.Error is one, and so is what is no ASCII
             raise BadFrame("Sec-WebSocket-Key is not base64") from exc
         if len(raw) != 16:
             raise BadFrame("Sec-WebSocket-Key has not 16 bytes")

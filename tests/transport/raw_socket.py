@@ -38,7 +38,7 @@ class RawSocket:
         """Send an upgrade request with these headers changed (None: left out). Returns: the answer's head."""
         fields = {**HEADERS, **headers}
         lines = [f"{method} /v1/ws HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items() if v is not None)]
-        self.writer.write("\r\n".join([*lines, "", ""]).encode())
+        self.writer.write("\r\n".join([*lines, "", ""]).encode(errors="surrogateescape"))
         async with asyncio.timeout(PATIENCE_S):
             return (await self.reader.readuntil(b"\r\n\r\n")).decode()
 

@@ -31,6 +31,11 @@ async def test_the_answer_of_the_rfc() -> None:
         ({"Sec-WebSocket-Key": None}, 400),
         ({"Sec-WebSocket-Key": "not base64!"}, 400),
         ({"Sec-WebSocket-Key": "c2hvcnQ="}, 400),
+        ({"Sec-WebSocket-Key": "dGhl\udcc6HNhbXBsZSBub25jZQ=="}, 400),  # bytes that are no UTF-8
+        ({"Sec-WebSocket-Protocol": "\udcff"}, 400),
+        ({"Sec-WebSocket-Version": "\udcff"}, 400),
+        ({"Origin": "https://\udcff"}, 403),
+        ({"Host": "\udcff", "Origin": "https://evil.example"}, 403),
         ({"Sec-WebSocket-Protocol": "mqtt, soap"}, 400),
         ({"Sec-WebSocket-Protocol": None}, 101),
         ({"Sec-WebSocket-Protocol": "soap, chatd.v1"}, 101),
