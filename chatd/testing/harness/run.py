@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -76,15 +77,40 @@ async def run(cycles: int, *, seed: int, plant: Plant | None = None, stop_when_f
     summary = Summary()
     began_s = time.monotonic()
     dice = random.Random(seed)  # noqa: S311 - chance is no secret here
+    points: list[Point | None] = []
     while summary.cycles < cycles and not (stop_when_found and summary.judged):
         with tempfile.TemporaryDirectory(prefix="chatd-kill-") as directory:
             async with History(Path(directory), dice, plant, summary) as history:
                 for _ in range(min(CYCLES_PER_HISTORY, cycles - summary.cycles)):
-                    await history.cycle()
+                    if not points:  # every point once, in another order each time
+                        points = dice.sample([None, *POINTS], len(POINTS) + 1)
+                    await history.cycle(points.pop())
                     if stop_when_found and summary.judged:
                         break
     summary.seconds = time.monotonic() - began_s
     return summary
+
+
+async def make_tokens(data_dir: Path, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Make a store with these users and their devices, while nothing serves. Returns: a token for each of them."""
+    configured = settings.load(env={}, overrides=GENEROUS)
+    store = SqliteStore(data_dir, configured.store)
+    passwords = Passwords()
+    await store.open()
+    try:
+        accounts = Accounts(
+            store,
+            configured.accounts,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            loopback=True,
+            passwords=passwords,
+        )
+        for user in users:
+            await accounts.add_user(user)
+        return {(user, name): await accounts.issue_token(user, name) for user in users for name in devices}
+    finally:
+        passwords.close()
+        await store.close()
 
 
 class History:
@@ -105,7 +131,7 @@ class History:
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> History:
-        await self._make_accounts()
+        self._tokens = await make_tokens(self._server.data_dir, USERS, ("raw", "sdk", "auditor"))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._server.kill)
             await self._server.start()
@@ -127,10 +153,9 @@ class History:
         self._summary.messages += self._stored
         self._summary.reconnects += sum(max(0, device.connects - 1) for device in self._devices)
 
-    async def cycle(self) -> None:
-        """Talk, kill, start again, settle, judge."""
+    async def cycle(self, point: Point | None) -> None:
+        """Talk, kill at the point (None: at a random time), start again, settle, judge."""
         dice, server = self._dice, self._server
-        point = dice.choice(("random", *POINTS))
         async with Talk(self._devices, self._mine(), self._proxy, dice):
             died_at = await self._kill(point, dice)
             self._summary.kills[died_at] += 1
@@ -144,45 +169,21 @@ class History:
         await self._judge()
         self._summary.cycles += 1
 
-    async def _kill(self, point: Point | str, dice: random.Random) -> str:
+    async def _kill(self, point: Point | None, dice: random.Random) -> str:
         """Let it die at the point, or at a random time if the point does not come. Returns: where it died."""
         server = self._server
-        talk_s = dice.random() * TALK_S_MAX
-        for named in POINTS:
-            if point == named and named != "in_migration":
-                await server.arm(named, dice.randrange(1, PASSINGS_MAX))
-                try:
-                    async with asyncio.timeout(2 * TALK_S_MAX):
-                        await server.gone()
-                except TimeoutError:
-                    break
-                return named
-        else:
-            await asyncio.sleep(talk_s)
-        await server.kill()
-        return "in_migration" if point == "in_migration" else "random"
-
-    async def _make_accounts(self) -> None:
-        """Users and tokens, made while nothing serves."""
-        configured = settings.load(env={}, overrides=GENEROUS)
-        store = SqliteStore(self._server.data_dir, configured.store)
-        passwords = Passwords()
-        await store.open()
+        if point is None or point == "in_migration":
+            await asyncio.sleep(dice.random() * TALK_S_MAX)
+            await server.kill()
+            return point or "random"
+        await server.arm(point, dice.randrange(1, PASSINGS_MAX))
         try:
-            accounts = Accounts(
-                store,
-                configured.accounts,
-                now_ms=lambda: time.time_ns() // 1_000_000,
-                loopback=True,
-                passwords=passwords,
-            )
-            for user in USERS:
-                await accounts.add_user(user)
-                for device in ("raw", "sdk", "auditor"):
-                    self._tokens[user, device] = await accounts.issue_token(user, device)
-        finally:
-            passwords.close()
-            await store.close()
+            async with asyncio.timeout(2 * TALK_S_MAX):
+                await server.gone()
+        except TimeoutError:
+            await server.kill()
+            return "random"
+        return point
 
     def _device(self, user: str, name: str, token: str) -> Device:
         record = self._recorder.device(user, name)
