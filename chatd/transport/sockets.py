@@ -194,15 +194,15 @@ class Sockets:
         if self._ticks % round(1 / TICK_S):
             return
         second = self._ticks // round(1 / TICK_S)
+        for socket in self._waiting.pop(second, ()):  # before the next ping, which forgets what was heard
+            if not socket.heard and socket in self._all:
+                socket.timed_out()
         beat = self._beats[second % len(self._beats)]
         for socket in beat:
             socket.ping()
             if socket.deadline_within(now_s, EXPIRY_LOOKAHEAD_S):
                 self._timed.add(socket)
         self._waiting[second + self.services.settings.timing.pong_s] = list(beat)
-        for socket in self._waiting.pop(second, ()):
-            if not socket.heard and socket in self._all:
-                socket.timed_out()
 
 
 class _Behind:
