@@ -7,13 +7,14 @@ is open and the socket drains; nothing is ever queued for a device. Receipts are
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from chatd import protocol
 from chatd.cursor import UNKNOWN, Cursor
 from chatd.errors import Refusal, StoreBroken
-from chatd.model import PAGE_ITEMS_MAX, ConversationPage, Grown, Message
+from chatd.model import PAGE_ITEMS_MAX, ConversationPage, ConversationView, Grown, Message
 from chatd.services import Services, Wire
 from chatd.session import Event, Session, State
 
@@ -88,8 +89,7 @@ class CatchUp:
                 if self.cursor.knows(view.conv) or view.position < view.head:
                     self.cursor.start(view.conv, view.position, view.head)
             if page.conversations:
-                rows = tuple(protocol.conversation_row(v, user) for v in page.conversations)
-                self._write(protocol.ConversationList(conversations=rows))
+                self._write_listing(page.conversations)
             cursor = page.cursor
             if cursor is None:
                 break
@@ -103,8 +103,7 @@ class CatchUp:
         self._listing = True
         try:
             page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
-            rows = tuple(protocol.conversation_row(v, self._user) for v in page.conversations)
-            self._write(protocol.ConversationList(conversations=rows, cursor=page.cursor, ref=frame.ref))
+            self._write_listing(page.conversations, page.cursor, frame.ref)
         finally:
             self._listing = False
         self._pay_receipts()
@@ -113,6 +112,24 @@ class CatchUp:
         return await self._services.store.conversations(
             self._user, self._device, since=since, cursor=cursor, limit=limit
         )
+
+    def _write_listing(
+        self, views: Sequence[ConversationView], cursor: str | None = None, ref: protocol.Ref | None = None
+    ) -> None:
+        """Write rows. A receipt that waits and says no more than its row is dropped: it would take a mark back."""
+        rows = tuple(protocol.conversation_row(v, self._user) for v in views)
+        self._write(protocol.ConversationList(conversations=rows, cursor=cursor, ref=ref))
+        owed = self._owed
+        if not owed:
+            return
+        for row in rows:
+            for user, delivered, read in (
+                (self._user, row.delivered, row.read),
+                (row.peer, row.peer_delivered, row.peer_read),
+            ):
+                waits = owed.get((row.conv, user))
+                if waits is not None and waits.delivered <= delivered and waits.read <= read:
+                    del owed[row.conv, user]
 
     # --- the log --------------------------------------------------------------------------------------
 
