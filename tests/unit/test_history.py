@@ -99,6 +99,18 @@ def lost_before_caught_up(chat: Chat) -> Report:
     return chat.end()
 
 
+def lost_before_hello(chat: Chat) -> Report:
+    chat.sent(1)
+    chat.bob.closed("b1")
+    chat.sent(2, 3, seen=False)
+    chat.bob.asked("b2")
+    chat.open(chat.bob, "b2", 1)
+    chat.see(entry(2), connection="b2")
+    chat.bob.caught_up("b2")
+    chat.see(entry(3), connection="b2")
+    return chat.end()
+
+
 def lost_in_an_old_incarnation(chat: Chat) -> Report:
     old = chat.recorder.device("bob", "old")
     old.opened("o1", "i0", watermarks={})
@@ -315,6 +327,7 @@ BAD: list[tuple[Kind, Callable[[Chat], Report]]] = [
     ("lost", lost_without_reading),
     ("lost", lost_on_a_settled_device),
     ("lost", lost_before_caught_up),
+    ("lost", lost_before_hello),
     ("lost", lost_in_an_old_incarnation),
     ("duplicated", duplicated_in_log),
     ("duplicated", duplicated_seq_in_log),
@@ -420,6 +433,17 @@ def clean_overlap_below_the_watermark(chat: Chat) -> Report:
     return chat.end()
 
 
+def clean_acked_while_hello_was_on_its_way(chat: Chat) -> Report:
+    chat.sent(1)
+    chat.bob.closed("b1")
+    chat.bob.asked("b2")
+    chat.sent(2, seen=False)
+    chat.open(chat.bob, "b2", 1)
+    chat.bob.caught_up("b2")
+    chat.see(entry(2), connection="b2")
+    return chat.end()
+
+
 def clean_new_device_starts_late(chat: Chat) -> Report:
     chat.sent(1, 2, 3)
     tablet = chat.recorder.device("bob", "tablet")
@@ -485,6 +509,7 @@ CLEAN = [
     clean_id_reuse,
     clean_same_id_of_two_senders,
     clean_overlap_below_the_watermark,
+    clean_acked_while_hello_was_on_its_way,
     clean_new_device_starts_late,
     clean_server_remembers_the_position,
     clean_hidden_message,

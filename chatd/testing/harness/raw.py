@@ -123,6 +123,7 @@ class RawDevice:
         self.connects += 1
         connection = str(self.connects)
         watermarks = dict(self.held)
+        self._record.asked(connection)
         await self._write(
             wire,
             protocol.Hello(

@@ -12,6 +12,7 @@ from chatd.protocol import Entry
 from chatd.testing.history.facts import Facts, Log
 from chatd.testing.history.record import (
     Acked,
+    Asked,
     Began,
     Closed,
     Event,
@@ -133,9 +134,11 @@ class _Deliveries:
         self._streams: dict[tuple[str, str], _Stream] = {}
         self._marks: dict[tuple[str, str, str, str], tuple[int, int]] = {}
         self._acked_heads: dict[tuple[str, str], int] = {}
+        self._due_when_asked: dict[tuple[str, str], dict[str, int]] = {}
         handlers: dict[type[Any], Callable[[Any], None]] = {
             Began: self._began,
             Acked: self._acked,
+            Asked: self._asked,
             Opened: self._opened,
             Seen: self._seen,
             SaidCaughtUp: self._caught_up,
@@ -166,6 +169,9 @@ class _Deliveries:
         if e.seq > self._acked_heads.get(key, 0):
             self._acked_heads[key] = e.seq
 
+    def _asked(self, e: Asked) -> None:
+        self._due_when_asked[e.device, e.connection] = self._due(self._device(e.device))
+
     def _opened(self, e: Opened) -> None:
         device = self._device(e.device)
         if e.reset or device.incarnation != e.incarnation:
@@ -178,8 +184,13 @@ class _Deliveries:
                     where = f"{conv} #{held + 1}…{seq}, {e.device} {e.connection}"
                     self._found("gapped", where, f"its watermark is {seq}, and it saw no more than #{held}")
                     device.held[conv] = seq
-        due = {conv: self._acked_heads.get((e.incarnation, conv), 0) for conv in device.held}
+        asked = self._due_when_asked.pop((e.device, e.connection), None)
+        due = self._due(device) if asked is None or not device.held else asked
         self._streams[e.device, e.connection] = _Stream(e, due)
+
+    def _due(self, device: _Device) -> dict[str, int]:
+        """What is acked by now of the logs that the device knows."""
+        return {conv: self._acked_heads.get((device.incarnation, conv), 0) for conv in device.held}
 
     def _stream(self, device: str, connection: str) -> _Stream:
         stream = self._streams.get((device, connection))

@@ -65,6 +65,13 @@ class Unknown(_Event, frozen=True, tag="unknown"):
     id: str
 
 
+class Asked(_Event, frozen=True, tag="hello"):
+    """The device is about to say hello: what is acked by now is due before ``caught_up``."""
+
+    device: str
+    connection: str
+
+
 class Opened(_Event, frozen=True, tag="opened"):
     """A stream of entries began. Above its watermark each seq comes once, in order; with none, from anywhere."""
 
@@ -148,6 +155,7 @@ Event: TypeAlias = (
     | Acked
     | Failed
     | Unknown
+    | Asked
     | Opened
     | Closed
     | Seen
@@ -229,6 +237,12 @@ class DeviceRecorder:
     def unknown(self, conv: str, id: str) -> None:
         """The answer will not come on this connection."""
         self._add(Unknown(self._clock(), self.name, conv, id))
+
+    def asked(self, connection: str) -> None:
+        """Before the ``hello`` leaves. Without it all that is acked when ``welcome`` comes is due before
+        ``caught_up``, which holds only if nobody else sends meanwhile.
+        """
+        self._add(Asked(self._clock(), self.name, connection))
 
     def opened(self, connection: str, incarnation: str, *, reset: bool = False, watermarks: Mapping[str, int]) -> None:
         """``welcome`` came; ``watermarks`` are those of the hello."""
