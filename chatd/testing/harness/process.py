@@ -87,6 +87,12 @@ class KillableServer:
                 self._process.kill()
             await self.gone()
 
+    async def stop(self) -> None:
+        """Let it end in an orderly way."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            await self.gone()
+
     def faults(self) -> list[str]:
         """What its log tells of errors: there should be none, whatever the network does."""
         found = []
