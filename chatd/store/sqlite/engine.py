@@ -142,6 +142,7 @@ class Engine:
                 db.execute(f"PRAGMA synchronous = {self._synchronous}")
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # we checkpoint, so that its fsync errors are seen
                 db.execute("PRAGMA cache_size = -8192")
+                db.execute("PRAGMA temp_store = MEMORY")  # or a savepoint makes a file at each commit
                 result = prepare(db)
                 with suppress(Unavailable), translating():  # on a full disk the log stays, and is enough
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
