@@ -24,6 +24,7 @@ from chatd.store.base import Committed, MessageStore
 ADVANCES_MAX = 10_000  # of one commit: the store contract
 READ_BACK_S_MIN = 0.05
 READ_BACK_S_MAX = 2.0
+MARKS_AGAIN_S = 1.0
 
 log = structlog.get_logger("chatd.sequencer")
 
@@ -75,6 +76,8 @@ class Sequencer:
         self._waiting = 0  # drafts that wait in all lanes
         self._stopped: dict[str, deque[Item]] = {}
         self._receipts = Receipts()
+        self._refused_marks = Receipts()  # tried again a little later
+        self._marks_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -138,6 +141,8 @@ class Sequencer:
         """
         self._closing = True
         self._wake.set()
+        if self._marks_timer is not None:
+            self._marks_timer.cancel()
         if self._task is None:
             return
         _, late = await asyncio.wait([self._task], timeout=self._limits.commit_timeout_s)
@@ -189,6 +194,7 @@ class Sequencer:
             self._metrics.commits_failed += 1
             log.warning("commit_refused", error=exc.message, drafts=len(batch), marks=len(marks.advances))
             marks.failed(exc)
+            self._keep_marks(marks)
             self._refuse([*batch, *self._drain()], exc)
         except (OutcomeUnknown, TimeoutError) as exc:
             self._metrics.commits_unknown += 1
@@ -203,6 +209,19 @@ class Sequencer:
             self._metrics.commits += 1
             self._tell(batch, committed, marks)
 
+    def _keep_marks(self, marks: Taken) -> None:
+        """A device says a mark once: a store that refuses for a moment must not lose it. Bounded like all marks."""
+        if self._closing or len(self._refused_marks) >= self._limits.queue_drafts_max:
+            return
+        self._refused_marks.keep(marks)
+        if self._marks_timer is None and self._refused_marks:
+            self._marks_timer = asyncio.get_running_loop().call_later(MARKS_AGAIN_S, self._marks_again)
+
+    def _marks_again(self) -> None:
+        self._marks_timer = None
+        self._receipts.keep(self._refused_marks.take(self._limits.queue_drafts_max + ADVANCES_MAX))
+        self._wake.set()
+
     def _tell(self, batch: Sequence[Item], committed: Committed, marks: Taken) -> None:
         for item, result in zip(batch, committed.appended, strict=True):
             self._answer(item, result)
@@ -213,7 +232,7 @@ class Sequencer:
         for advance in marks.advances:
             by_user.setdefault((advance.conv, advance.user), []).append(advance)
         for key, one in grown.items():
-            if one.grew:
+            if one.grew or key in marks.unsure:
                 with _GUARD_RECEIPT:
                     self._fan_out.receipt(one, by_user[key])
         marks.committed(grown)
