@@ -35,6 +35,10 @@ class FaultyStore:
         """Let the next commits end so, after those told before."""
         self._faults.extend([fault] * commits)
 
+    def forget(self) -> None:
+        """Take back the faults that are still to come."""
+        self._faults.clear()
+
     def stall(self) -> None:
         """Let commits hang until `resume`."""
         self._open.clear()

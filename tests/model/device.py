@@ -73,7 +73,9 @@ class Device:
         self.reuse_answers = 0
         self.marks: dict[tuple[str, str], tuple[int, int]] = {}
         self.said: dict[str, tuple[int, int]] = {}  # own ack and read by conversation
+        self.said_here: dict[str, tuple[int, int]] = {}  # on this connection
         self.caught_up = False
+        self.stuck = False  # the server waits for a send that is answered: a new connection clears that
         self.wire: FakeWire | None = None
         self._connection: Connection | None = None
         self._acked: dict[str, int] = {}
@@ -88,8 +90,9 @@ class Device:
         self.wire = FakeWire(self._world, self)
         self._connection = Connection(self._world.server.sockets.services, self.wire)
         self._world.connections.append(self._connection)
-        self.caught_up = self._welcomed = False
+        self.caught_up = self.stuck = self._welcomed = False
         self._acked = dict(self.held)
+        self.said_here = {conv: (seq, 0) for conv, seq in self.held.items()}
         for conv, seq in self.held.items():
             self.said[conv] = (seq, self.said.get(conv, (0, 0))[1])
         self._tell(
@@ -106,8 +109,12 @@ class Device:
         """The connection is cut, with everything that is under way to the client."""
         if self._connection is not None:
             self._connection.lost()
+        self._gone()
+
+    def _gone(self) -> None:
         self.wire = self._connection = None
         self.caught_up = False
+        self.said_here = {}
 
     def send(self, conv: str, id_: str, body: str) -> None:
         """A new message."""
@@ -134,6 +141,7 @@ class Device:
                 self._acked[conv] = seq
                 before = self.said.get(conv, (0, 0))
                 self.said[conv] = (seq, seq if read else before[1])
+                self.said_here[conv] = (seq, seq if read else self.said_here.get(conv, (0, 0))[1])
                 self._tell(protocol.Read(conv=conv, seq=seq) if read else protocol.Ack(conv=conv, seq=seq))
 
     def congest(self, on: bool) -> None:
@@ -158,8 +166,7 @@ class Device:
             self._take(wire.frames.popleft())
         if wire is not None and not wire.frames and wire.closed is not None:
             assert wire.closed == 4409  # an older hello of this device took longer to be checked than this one
-            self.wire = self._connection = None
-            self.caught_up = False
+            self._gone()
 
     def _take(self, frame: protocol.ServerFrame) -> None:
         if not self._welcomed:
@@ -212,3 +219,5 @@ class Device:
         else:
             assert error.temporary, error
             assert error.code in ("unavailable", "out_of_order"), error
+            first = next((id_ for id_, (conv, _) in self.outbox.items() if conv == error.conv), None)
+            self.stuck = self.stuck or (error.code == "out_of_order" and error.id == first)
