@@ -341,6 +341,26 @@ async def test_marks_survive_an_unknown_outcome() -> None:
         assert rig.metrics.commits_unknown == 2
 
 
+async def test_marks_that_an_unknown_outcome_stored_are_told_all_the_same() -> None:
+    async with running() as rig:
+        await rig.sequencer.send(draft(1))
+        rig.store.fail_next("unknown_stored")
+        rig.sequencer.advance(Advance(CONV, "bob", "x", 1))
+        await rig.until(lambda: len(rig.receipts) == 1)
+        grown, _ = rig.receipts[0]
+        assert (grown.user, grown.delivered, grown.grew) == ("bob", 1, False)
+
+
+async def test_marks_that_the_store_refused_are_said_again_although_nobody_repeats_them() -> None:
+    async with running() as rig:
+        await rig.sequencer.send(draft(1))
+        rig.store.fail_next("gone")
+        rig.sequencer.advance(Advance(CONV, "bob", "x", 1))
+        await rig.until(lambda: len(rig.receipts) == 1)
+        grown, _ = rig.receipts[0]
+        assert (grown.user, grown.delivered, rig.metrics.commits_failed) == ("bob", 1, 1)
+
+
 async def test_marks_over_the_bound_are_refused_to_who_waits() -> None:
     async with running(queue_drafts_max=2) as rig:
         rig.store.stall()
