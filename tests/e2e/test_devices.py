@@ -14,7 +14,7 @@ import pytest
 
 from chatd import protocol
 from chatd.client import CaughtUpEvent, Client, MessageEvent
-from chatd.model import Draft, conv_of
+from chatd.model import Draft, Marks, conv_of
 from chatd.testing.harness.raw import RawDevice
 from chatd.testing.history import Recorder, check
 from chatd.testing.server import ChatServer
@@ -30,6 +30,16 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s, f"not in {PATIENCE_S} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def settled_marks(server: ChatServer) -> list[Marks]:
+    """What alice and bob see of each other, once the last acks are stored: they came over other sockets than the read."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        marks = [(await server.store.marks(CONV, user)).peer for user in ("alice", "bob")]
+        if all(m.delivered == 200 for m in marks) or time.monotonic() > deadline_s:
+            return marks
         await asyncio.sleep(0.01)
 
 
@@ -74,7 +84,7 @@ async def test_two_users_with_two_devices_under_cuts(store: Literal["memory", "s
         recorder.device("bob", "reader").marked(CONV, 200, read=True)
         recorder.final(CONV, server.store.incarnation, log.messages)
         recorder.counted("store", (await server.store.counts()).messages)
-        marks = [(await server.store.marks(CONV, user)).peer for user in ("alice", "bob")]
+        marks = await settled_marks(server)
         await reader.close()
     report = check(recorder.events)
     assert report.clean, str(report)
