@@ -34,7 +34,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 async def settled_marks(server: ChatServer) -> list[Marks]:
-    """What alice and bob see of each other, once the last acks are stored: they came over other sockets than the read."""
+    """What alice and bob see of each other once the last acks, which came over other sockets, are stored."""
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         marks = [(await server.store.marks(CONV, user)).peer for user in ("alice", "bob")]
