@@ -232,6 +232,12 @@ class Connection:
         services = self._services
         try:
             identity = await services.accounts.authenticate(frame.token)
+            if self._gone:
+                return
+            self.user, self.device = identity.user, identity.device
+            services.delivery.add(self)
+            # Once more: a token that was revoked before the line above found no connection to close.
+            identity = await services.accounts.authenticate(frame.token)
         except (Unauthenticated, Forbidden) as exc:
             code = 4403 if isinstance(exc, Forbidden) else 4401
             self._close(Close(code, exc.message[:100], error_frame(exc, ref=frame.ref)))
@@ -239,19 +245,18 @@ class Connection:
         except Refusal as exc:
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
             return
-        if self.session.state is not State.AUTHENTICATING:
-            return
-        self.user, self.device = identity.user, identity.device
-        try:
-            services.delivery.add(self)
-        except Refusal as exc:
-            self._close(Close(1013, exc.message, error_frame(exc, ref=frame.ref)))
+        if self._gone:
             return
         self.session.accepted(self.user, self._take_send, self._token_deadline_s(identity))
         try:
             await self._open(frame)
         except Refusal as exc:
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
+
+    @property
+    def _gone(self) -> bool:
+        """Whether it was closed while something waited."""
+        return self.session.state is State.CLOSED
 
     def _take_send(self, now_s: float) -> float:
         return self._services.sends.take(self.user, now_s)

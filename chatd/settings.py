@@ -295,7 +295,9 @@ def _from_text(text: str, row: Row) -> Any:
 
 
 def _consistent(settings: Settings) -> Settings:
-    limits, accounts = settings.limits, settings.accounts
+    limits, accounts, timing = settings.limits, settings.accounts, settings.timing
+    if timing.pong_s > timing.heartbeat_s:
+        raise ConfigError(f"timing.pong_s: {timing.pong_s} is longer than timing.heartbeat_s ({timing.heartbeat_s})")
     if limits.body_bytes_max + 512 > limits.frame_bytes_max:
         raise ConfigError(
             f"limits.body_bytes_max: {limits.body_bytes_max} does not fit a frame; "

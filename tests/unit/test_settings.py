@@ -137,3 +137,8 @@ def test_not_a_number_is_no_number() -> None:
     for text in ("nan", "inf", "-inf"):
         with pytest.raises(ConfigError, match=r"timing\.hello_s"):
             settings.load(None, {"CHATD_TIMING_HELLO_S": text})
+
+
+def test_a_pong_may_not_be_awaited_longer_than_the_next_ping() -> None:
+    with pytest.raises(ConfigError, match=r"timing\.pong_s: 11 is longer than timing\.heartbeat_s \(10\)"):
+        settings.load(env={}, overrides={"timing.pong_s": 11, "timing.heartbeat_s": 10})
