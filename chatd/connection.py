@@ -232,7 +232,7 @@ class Connection:
         services = self._services
         try:
             identity = await services.accounts.authenticate(frame.token)
-            if self._gone:
+            if self._is_gone():
                 return
             self.user, self.device = identity.user, identity.device
             services.delivery.add(self)
@@ -245,7 +245,7 @@ class Connection:
         except Refusal as exc:
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
             return
-        if self._gone:
+        if self._is_gone():
             return
         self.session.accepted(self.user, self._take_send, self._token_deadline_s(identity))
         try:
@@ -253,8 +253,7 @@ class Connection:
         except Refusal as exc:
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
 
-    @property
-    def _gone(self) -> bool:
+    def _is_gone(self) -> bool:
         """Whether it was closed while something waited."""
         return self.session.state is State.CLOSED
 
