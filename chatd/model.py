@@ -163,13 +163,17 @@ class MarksView(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True):
-    """A user. ``password_hash`` is an argon2id string, or None: no password login."""
+    """A user. ``password_hash`` is an argon2id string, or None: no password login.
+
+    ``shows_last_seen``: others see when this user was here last, and the user sees it of them.
+    """
 
     user: str
     password_hash: str | None
     admin: bool
     disabled: bool
     created_ms: int
+    shows_last_seen: bool = True
 
 
 class Device(Struct, frozen=True):
@@ -189,3 +193,67 @@ class Identity(Struct, frozen=True):
     device: str
     expires_ms: int | None = None
     admin: bool = False
+
+
+class Acquaintance(Struct, frozen=True):
+    """Somebody whose presence a user may watch. ``last_seen_ms``: Unix ms, None when it is not known.
+
+    ``shows_last_seen``: the other's own choice; the watcher must make the same one to see it.
+    """
+
+    shows_last_seen: bool
+    last_seen_ms: int | None = None
+
+
+class Subscription(Struct, frozen=True):
+    """Where one device wants its notifications: ``kind`` names the notifier, which alone understands the rest.
+
+    ``endpoint``: a URL. ``keys``: names and texts, as a browser's PushSubscription has them.
+    """
+
+    user: str
+    device: str
+    kind: str
+    endpoint: str
+    keys: dict[str, str]
+    created_ms: int
+
+
+class Owed(Struct, frozen=True):
+    """What a user is to be told about one conversation.
+
+    ``newest``: the peer's newest visible message above max(the user's delivered mark, the pushed mark), or None:
+    nothing is owed. ``unread``: computed, as in `ConversationView`. ``badge``: unread in all the user's conversations.
+    """
+
+    newest: Message | None
+    unread: int
+    badge: int
+
+
+class Pushed(Struct, frozen=True):
+    """A user was notified, or need not be, of everything in a conversation up to ``seq``. A mark that only grows."""
+
+    conv: str
+    user: str
+    seq: int
+
+
+class Unpushed(Struct, frozen=True):
+    """A conversation about which a user is owed a notification, or has one on the screen.
+
+    ``seq``: the peer's newest visible message if it is above the delivered and the pushed mark, else 0: nothing owed.
+    ``shown``: the pushed mark if it is above the read mark, else 0: nothing on the screen.
+    """
+
+    conv: str
+    user: str
+    seq: int
+    shown: int
+
+
+class UnpushedPage(Struct, frozen=True):
+    """A page of a walk over the whole store. ``cursor``: there may be more; a page may be empty and have one."""
+
+    rows: tuple[Unpushed, ...]
+    cursor: str | None = None

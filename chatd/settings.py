@@ -158,6 +158,69 @@ class TimingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_s: Annotated[float, Meta(ge=0, le=300, description="Longest orderly end after SIGTERM.")] = 15.0
 
 
+class PresenceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is there."""
+
+    interval_s: Annotated[
+        float, Meta(ge=0.05, le=300, description="A subscriber hears of changes at most this often, all in one frame.")
+    ] = 5.0
+    grace_s: Annotated[
+        float, Meta(ge=0, le=300, description="A user whose last connection ended counts as there for so long.")
+    ] = 10.0
+
+
+class PushSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Notifications to devices that are away."""
+
+    delay_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="A connected user is notified if no device acknowledged a message by then."),
+    ] = 10.0
+    body: Annotated[
+        bool, Meta(description="Notifications carry the newest message's text, not only who and how many.")
+    ] = False
+    contact: Annotated[
+        str,
+        Meta(
+            description='Web Push: how its services reach you, as mailto:… or https://…; some refuse without it ("").'
+        ),
+    ] = ""
+    webhook_url: Annotated[
+        str,
+        Meta(description='Every notification of every user is posted here, for your own APNs or FCM sender; "": none.'),
+    ] = ""
+    webhook_secret: Annotated[
+        str, Meta(description="Key of the webhook's HMAC-SHA256 signature; needed with webhook_url.")
+    ] = ""
+    private_endpoints: Annotated[
+        bool,
+        Meta(
+            description="Subscriptions may name http:// and private or loopback addresses, as an ntfy of your own; "
+            "else whoever has an account could reach into your network."
+        ),
+    ] = False
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="A push service that has not answered by then failed.")
+    ] = 10.0
+    retry_s_min: Annotated[
+        float, Meta(gt=0, le=3600, description="Longest wait before the first retry, then doubled.")
+    ] = 2.0
+    retry_s_max: Annotated[float, Meta(gt=0, le=86_400, description="Longest wait before a retry.")] = 600.0
+    give_up_s: Annotated[
+        float, Meta(gt=0, le=2_419_200, description="Older messages are not notified of, and retries end.")
+    ] = 86_400.0
+    sends_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Notifications under way at once; the others wait.")
+    ] = 64
+    pending_max: Annotated[
+        int,
+        Meta(ge=1, le=10_000_000, description="Conversations watched for a push; beyond, the store is asked later."),
+    ] = 100_000
+    pending_per_user_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="The same for one user; beyond, the store is asked later.")
+    ] = 200
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of them, by section."""
 
@@ -166,6 +229,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounts: AccountSettings = field(default_factory=AccountSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
+    presence: PresenceSettings = field(default_factory=PresenceSettings)
+    push: PushSettings = field(default_factory=PushSettings)
 
 
 class Row(Struct, frozen=True):
@@ -288,6 +353,8 @@ def _from_text(text: str, row: Row) -> Any:
         return [part.strip() for part in text.split(",") if part.strip()]
     if isinstance(row.default, str):
         return text
+    if isinstance(row.default, bool):
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
         return type(row.default)(text)
     except ValueError:
@@ -305,4 +372,9 @@ def _consistent(settings: Settings) -> Settings:
         )
     if accounts.jwt_keys and not accounts.jwt_issuer:
         raise ConfigError("accounts.jwt_issuer: needed with accounts.jwt_keys")
+    push = settings.push
+    if push.webhook_url and not push.webhook_secret:
+        raise ConfigError("push.webhook_secret: needed with push.webhook_url")
+    if push.retry_s_min > push.retry_s_max:
+        raise ConfigError(f"push.retry_s_min: {push.retry_s_min} is longer than push.retry_s_max ({push.retry_s_max})")
     return settings

@@ -7,7 +7,7 @@ stores that many processes share, processes) may call it at the same time; it se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from msgspec import Struct
 from chatd.errors import IdReuse
 from chatd.model import (
     Account,
+    Acquaintance,
     Advance,
     Appended,
     ConversationPage,
@@ -24,6 +25,10 @@ from chatd.model import (
     Grown,
     MarksView,
     Message,
+    Owed,
+    Pushed,
+    Subscription,
+    UnpushedPage,
 )
 
 
@@ -199,6 +204,64 @@ class AccountStore(Protocol):
 
         None: no such invite, used, or expired. False: the name is taken, and the invite is still good.
         """
+
+
+class PresenceStore(Protocol):
+    """Who may watch whom, and when somebody was here last. Errors as in MessageStore."""
+
+    async def acquainted(self, user: str, others: Sequence[str]) -> dict[str, Acquaintance]:
+        """Those of ``others`` (≤ 1,000) whom ``user`` may watch, in the order given.
+
+        They share a conversation with at least one message, neither blocks the other, and their account is there and
+        not deleted. The user itself is one of them if it is asked for and has notes to self.
+        """
+
+    async def seen(self, times_ms: Mapping[str, int]) -> None:
+        """Note when users were here last, Unix ms: maxima. A user without an account is left out. At most 10,000."""
+
+    async def set_shows_last_seen(self, user: str, on: bool) -> bool:
+        """Let others see when this user was here last, or not. False: no such user."""
+
+
+class PushStore(Protocol):
+    """Subscriptions, and what is owed to whom. Errors as in MessageStore.
+
+    There is no queue that could lose an entry: what is owed follows from the log and the marks. A notification is owed
+    to ``user`` in ``conv`` when the peer's newest visible message is above both the user's delivered mark (no device
+    took it) and the user's pushed mark (none told of it), while neither of the two blocks the other. So a crash
+    between the commit of a message and its push loses nothing, and an acknowledgement needs no second write.
+    """
+
+    async def put_subscription(self, subscription: Subscription) -> bool:
+        """Set the one subscription of a device, in place of an older one. False: no such device."""
+
+    async def remove_subscription(self, user: str, device: str, endpoint: str | None = None) -> bool:
+        """Remove it, or only if it still has this ``endpoint``. False: there was none. It also goes with its device."""
+
+    async def subscriptions(self, user: str, now_ms: int) -> Sequence[Subscription]:
+        """The user's subscriptions by device; not of devices that expired; none of a disabled or deleted account."""
+
+    async def owed(self, conv: str, user: str) -> Owed:
+        """What ``user`` is to be told about ``conv`` now. Nothing is owed in notes to self."""
+
+    async def badge(self, user: str) -> int:
+        """The user's unread messages over all conversations; hidden ones and blocked peers' later ones not counted."""
+
+    async def pushed(self, marks: Sequence[Pushed]) -> None:
+        """Raise pushed marks: maxima, at most the head; without messages it does nothing. At most 10,000."""
+
+    async def unpushed(
+        self, *, cursor: str | None = None, limit: int, newer_than_ms: int, every_user: bool
+    ) -> UnpushedPage:
+        """Walk over the whole store: about ``limit`` conversations a page (≤ 10,000).
+
+        Rows are those where a notification is owed for a conversation whose last message is not older than
+        ``newer_than_ms``, or where one is shown. ``every_user``: also users without any subscription. A conversation
+        that changes during the walk may or may not be in it; any other one is, exactly once.
+        """
+
+    async def keep(self, name: str, value: str) -> str:
+        """Keep a value (≤ 4,096 characters) under a name for ever, unless one is there. Returns: what is kept."""
 
 
 class Store(MessageStore, AccountStore, Protocol):

@@ -23,6 +23,12 @@ LAYERS = {
     "chatd.sending": 1,
     "chatd.store": 1,
     "chatd.store.base": 1,
+    "chatd.presence": 1,
+    "chatd.presence.state": 1,
+    "chatd.presence.watching": 1,
+    "chatd.push": 1,
+    "chatd.push.base": 1,
+    "chatd.push.outbox": 1,
     "chatd.accounts": 2,
     "chatd.catch_up": 2,
     "chatd.connection": 2,
@@ -33,9 +39,15 @@ LAYERS = {
     "chatd.receipts": 2,
     "chatd.sequencer": 2,
     "chatd.services": 2,
+    "chatd.presence.service": 2,
+    "chatd.push.service": 2,
     "chatd.store.conformance": 2,
     "chatd.admin": 3,
     "chatd.client": 3,
+    "chatd.push.guard": 3,
+    "chatd.push.ntfy": 3,
+    "chatd.push.webhook": 3,
+    "chatd.push.webpush": 3,
     "chatd.store.memory": 3,
     "chatd.store.memory_accounts": 3,
     "chatd.store.sqlite": 3,
@@ -45,8 +57,13 @@ LAYERS = {
     "chatd.cli": 4,
     "chatd.testing": 4,
 }
-# One adapter in two files.
-ADAPTERS = {"chatd.store.memory_accounts": "chatd.store.memory"}
+# One adapter in several files.
+ADAPTERS = {
+    "chatd.store.memory_accounts": "chatd.store.memory",
+    "chatd.push.ntfy": "chatd.push.guard",
+    "chatd.push.webhook": "chatd.push.guard",
+    "chatd.push.webpush": "chatd.push.guard",
+}
 # The client's cores are as pure as layer 1, and the client knows of the server only what both ends share.
 CLIENT_CORES = {f"chatd.client.{name}" for name in ("core", "events", "outqueue", "watermarks")}
 CLIENT_MAY = {"chatd", "chatd.client", "chatd.errors", "chatd.model", "chatd.protocol"}
