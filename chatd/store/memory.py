@@ -9,7 +9,6 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from chatd.errors import IdReuse
@@ -29,38 +28,13 @@ from chatd.model import (
     peer_of,
 )
 from chatd.store.base import Committed, Counts
-from chatd.store.memory_accounts import MemoryAccounts
+from chatd.store.memory_conversation import Conversation
+from chatd.store.memory_push import MemoryPush
 
 _NUMBERS = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16}){0,2}\Z", re.ASCII)
 
 
-@dataclass(slots=True)
-class _Conversation:
-    """One log with its marks. ``changed``: the store-wide change number of its last message or mark."""
-
-    log: list[Message] = field(default_factory=list)
-    seqs: dict[tuple[str, str], int] = field(default_factory=dict)  # (sender, id) → seq, for ever
-    marks: dict[str, dict[str, Marks]] = field(default_factory=dict)  # user → device → marks
-    positions: dict[tuple[str, str], int] = field(default_factory=dict)  # (user, device) → seq held
-    changed: int = 0
-
-    def user_marks(self, user: str) -> Marks:
-        """The maximum over the user's devices."""
-        devices = self.marks.get(user, {}).values()
-        return Marks(max((m.delivered for m in devices), default=0), max((m.read for m in devices), default=0))
-
-    def unread(self, user: str, read: int) -> int:
-        """The peer's visible messages above max(read, own last sent seq)."""
-        count = 0
-        for seq in range(len(self.log), read, -1):
-            message = self.log[seq - 1]
-            if message.sender == user:
-                break
-            count += not message.hidden
-        return count
-
-
-class MemoryStore(MemoryAccounts):
+class MemoryStore(MemoryPush):
     """A ``chatd.store.base.Store`` for one event loop.
 
     The history lives as long as the object, also over close and open.
@@ -74,7 +48,7 @@ class MemoryStore(MemoryAccounts):
         super().__init__()
         self.incarnation: Final = secrets.token_hex(8) if incarnation is None else incarnation
         self._change = 0
-        self._convs: dict[str, _Conversation] = {}
+        self._convs: dict[str, Conversation] = {}
         self._convs_of: defaultdict[str, list[str]] = defaultdict(list)
         self._enrolled: set[tuple[str, str]] = set()
         self._blocks: defaultdict[str, set[str]] = defaultdict(set)
@@ -98,7 +72,7 @@ class MemoryStore(MemoryAccounts):
     def _append(self, draft: Draft) -> Appended | IdReuse:
         conv = self._convs.get(draft.conv)
         if conv is None:
-            conv = self._convs[draft.conv] = _Conversation()
+            conv = self._convs[draft.conv] = Conversation()
             for user in set(members_of(draft.conv) or ()):
                 self._convs_of[user].append(draft.conv)
         seq = conv.seqs.get((draft.sender, draft.id))
@@ -135,7 +109,7 @@ class MemoryStore(MemoryAccounts):
             devices[advance.device] = new
             self._touch(conv)
 
-    def _touch(self, conv: _Conversation) -> None:
+    def _touch(self, conv: Conversation) -> None:
         self._change += 1
         conv.changed = self._change
 
@@ -182,7 +156,7 @@ class MemoryStore(MemoryAccounts):
 
     async def marks(self, conv: str, user: str) -> MarksView:
         self._check_open()
-        known = self._convs.get(conv, _Conversation())
+        known = self._convs.get(conv, Conversation())
         peer = self._marks_told(conv, peer_of(conv, user) or user)
         return MarksView(conv, len(known.log), dict(known.marks.get(user, {})), peer)
 

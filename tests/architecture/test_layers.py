@@ -50,6 +50,9 @@ LAYERS = {
     "chatd.push.webpush": 3,
     "chatd.store.memory": 3,
     "chatd.store.memory_accounts": 3,
+    "chatd.store.memory_conversation": 3,
+    "chatd.store.memory_presence": 3,
+    "chatd.store.memory_push": 3,
     "chatd.store.sqlite": 3,
     "chatd.transport": 3,
     "chatd.__main__": 4,
@@ -60,6 +63,9 @@ LAYERS = {
 # One adapter in several files.
 ADAPTERS = {
     "chatd.store.memory_accounts": "chatd.store.memory",
+    "chatd.store.memory_conversation": "chatd.store.memory",
+    "chatd.store.memory_presence": "chatd.store.memory",
+    "chatd.store.memory_push": "chatd.store.memory",
     "chatd.push.ntfy": "chatd.push.guard",
     "chatd.push.webhook": "chatd.push.guard",
     "chatd.push.webpush": "chatd.push.guard",

@@ -24,7 +24,8 @@ from chatd.model import (
     conv_of,
 )
 from chatd.store.base import Committed
-from chatd.store.memory import MemoryStore, _Conversation
+from chatd.store.memory import MemoryStore
+from chatd.store.memory_conversation import Conversation
 
 
 class StoresRepeats(FaultyMemoryStore):
@@ -129,7 +130,7 @@ class NeverHides(FaultyMemoryStore):
 class UnhidesAtUnblock(FaultyMemoryStore):
     async def block(self, user: str, peer: str, *, on: bool) -> None:
         await super().block(user, peer, on=on)
-        conv = self._convs.get(conv_of(user, peer), _Conversation())
+        conv = self._convs.get(conv_of(user, peer), Conversation())
         conv.log[:] = [replace(one, hidden=False) for one in conv.log]
 
 
@@ -149,7 +150,7 @@ class SecondBlockFreezesAgain(FaultyMemoryStore):
 
 class SinceIgnoresMarks(FaultyMemoryStore):
     def _advance(self, advance: Advance) -> None:
-        conv = self._convs.get(advance.conv, _Conversation())
+        conv = self._convs.get(advance.conv, Conversation())
         changed = conv.changed
         super()._advance(advance)
         conv.changed = changed

@@ -1,0 +1,42 @@
+"""One conversation of the memory store: its log, its marks, and what is computed from both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chatd.model import Marks, Message
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One log with its marks. ``changed``: the store-wide change number of its last message or mark."""
+
+    log: list[Message] = field(default_factory=list)
+    seqs: dict[tuple[str, str], int] = field(default_factory=dict)  # (sender, id) → seq, for ever
+    marks: dict[str, dict[str, Marks]] = field(default_factory=dict)  # user → device → marks
+    positions: dict[tuple[str, str], int] = field(default_factory=dict)  # (user, device) → seq held
+    pushed: dict[str, int] = field(default_factory=dict)  # user → seq told of
+    changed: int = 0
+
+    def user_marks(self, user: str) -> Marks:
+        """The maximum over the user's devices."""
+        devices = self.marks.get(user, {}).values()
+        return Marks(max((m.delivered for m in devices), default=0), max((m.read for m in devices), default=0))
+
+    def unread(self, user: str, read: int) -> int:
+        """The peer's visible messages above max(read, own last sent seq)."""
+        count = 0
+        for seq in range(len(self.log), read, -1):
+            message = self.log[seq - 1]
+            if message.sender == user:
+                break
+            count += not message.hidden
+        return count
+
+    def newest_of_peer(self, user: str, above: int) -> Message | None:
+        """The peer's newest visible message above this seq."""
+        for seq in range(len(self.log), above, -1):
+            message = self.log[seq - 1]
+            if message.sender != user and not message.hidden:
+                return message
+        return None
