@@ -53,7 +53,8 @@ class Accounts:
     """The accounts of one store. Errors of the store pass through every method.
 
     ``now_ms``: the wall clock. ``loopback``: the server listens on a loopback address only, which makes ``auto``
-    registration open. ``on_revoked`` may be replaced by whoever holds the sockets.
+    registration open. ``on_revoked``, ``on_blocked`` (user, peer) and ``on_shows_last_seen`` (user, on) may be replaced
+    by whoever has to know.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Accounts:
         known_users_cached_max: int = KNOWN_USERS_CACHED_MAX,
     ) -> None:
         self.on_revoked = on_revoked
+        self.on_blocked: Callable[[str, str], None] = lambda user, peer: None
+        self.on_shows_last_seen: Callable[[str, bool], None] = lambda user, on: None
         self.registration: Literal["open", "invite", "closed"] = (
             settings.registration if settings.registration != "auto" else "open" if loopback else "invite"
         )
@@ -169,7 +172,7 @@ class Accounts:
         if account.disabled:
             raise Forbidden("this account is disabled")
         self._remember(account.user)
-        return Identity(account.user, device.device, device.expires_ms, account.admin)
+        return Identity(account.user, device.device, device.expires_ms, account.admin, account.shows_last_seen)
 
     async def logout(self, identity: Identity) -> None:
         """End the device that is calling."""
@@ -194,6 +197,7 @@ class Accounts:
         if not await self.known(peer):
             raise NotFound("no such user")
         await self._store.block(user, peer, on=True)
+        self.on_blocked(user, peer)
 
     async def unblock(self, user: str, peer: str) -> None:
         """Take a block back; none there is fine. Raises: NotFound – no user can have this name."""
@@ -204,6 +208,21 @@ class Accounts:
     async def blocks(self, user: str) -> Sequence[str]:
         """Whom the user blocks, sorted."""
         return await self._store.blocks(user)
+
+    # --- privacy -----------------------------------------------------------------------------------------
+
+    async def shows_last_seen(self, user: str) -> bool:
+        """Whether others see when this user was last here, and this user sees it of them. Raises: NotFound."""
+        account = await self._store.account(user)
+        if account is None:
+            raise NotFound("no such user")
+        return account.shows_last_seen
+
+    async def set_shows_last_seen(self, user: str, on: bool) -> None:
+        """Show it and see it, or neither. Raises: NotFound."""
+        if not await self._store.set_shows_last_seen(user, on):
+            raise NotFound("no such user")
+        self.on_shows_last_seen(user, on)
 
     # --- administration ----------------------------------------------------------------------------------
 
@@ -318,7 +337,7 @@ class Accounts:
         token, device = self._new_token(), self._new_device()
         await self._add_device(Device(account.user, device, name, now_ms, expires_ms), _digest(token))
         self._remember(account.user)
-        return token, Identity(account.user, device, expires_ms, account.admin)
+        return token, Identity(account.user, device, expires_ms, account.admin, account.shows_last_seen)
 
     async def _admit(self, claims: Claims) -> Identity:
         account = await self._store.account(claims.user)
@@ -332,7 +351,7 @@ class Accounts:
         if await self._store.device(claims.user, claims.device) is None:
             async with self._changing:
                 await self._add_device(Device(claims.user, claims.device, "JWT", self._now_ms()), None)
-        return Identity(claims.user, claims.device, claims.expires_ms, account.admin)
+        return Identity(claims.user, claims.device, claims.expires_ms, account.admin, account.shows_last_seen)
 
     async def _add_device(self, device: Device, token_hash: bytes | None) -> None:
         """Store a new device, unless the user has as many as one may have; expired ones make room."""

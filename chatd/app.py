@@ -21,6 +21,7 @@ from chatd.errors import ConfigError, StartError, StoreBroken
 from chatd.limits import Buckets, Network, parse_networks
 from chatd.metrics import Metrics
 from chatd.passwords import Passwords
+from chatd.presence.service import Presence
 from chatd.protocol import WS_PATH
 from chatd.sequencer import Sequencer
 from chatd.services import Services
@@ -91,6 +92,7 @@ class Server:
         self.accounts: Accounts
         self.sequencer: Sequencer
         self.delivery: Delivery
+        self.presence: Presence
         self.sockets: Sockets
 
     @property
@@ -131,7 +133,17 @@ class Server:
         limits = settings.limits
         sends = Buckets(limits.sends_per_s, limits.sends_burst, KEYS_MAX)
         self.delivery = Delivery(self.metrics, connections_per_user_max=limits.connections_per_user_max)
+        self.presence = Presence(
+            self.store,
+            settings.presence,
+            self.metrics,
+            devices=self.delivery.connected,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+        )
         self.accounts.on_revoked = self.delivery.end
+        self.accounts.on_blocked = self.presence.blocked
+        self.accounts.on_shows_last_seen = self.presence.shows_last_seen
         self.sequencer = Sequencer(
             self.store, self.delivery, limits, self.metrics, now_s=self._now_s, on_broken=self._store_broke
         )
@@ -143,6 +155,7 @@ class Server:
             accounts=self.accounts,
             sequencer=self.sequencer,
             delivery=self.delivery,
+            presence=self.presence,
             metrics=self.metrics,
             catch_ups=catch_ups,
             sends=sends,
@@ -196,6 +209,7 @@ class Server:
         self.sockets.end_all(1012, "the server restarts")
         await self.sockets.emptied(drain_s)
         self.sockets.stop()
+        await self.presence.close()
         await self._stack.aclose()
         if self._own_passwords:
             self._passwords.close()

@@ -13,8 +13,8 @@ import structlog
 
 from chatd import protocol
 from chatd.cursor import UNKNOWN, Cursor
-from chatd.errors import Refusal, StoreBroken
-from chatd.model import PAGE_ITEMS_MAX, ConversationPage, ConversationView, Grown, Message
+from chatd.errors import BadFrame, NotFound, Refusal, StoreBroken
+from chatd.model import PAGE_ITEMS_MAX, ConversationPage, ConversationView, Grown, Message, peer_of
 from chatd.services import Services, Wire
 from chatd.session import Event, Session, State
 
@@ -107,6 +107,30 @@ class CatchUp:
         finally:
             self._listing = False
         self._pay_receipts()
+
+    async def history(self, frame: protocol.History) -> None:
+        """Answer one page of a log. Raises: Refusal."""
+        if peer_of(frame.conv, self._user) is None:
+            raise NotFound("no such conversation")
+        if frame.before is not None and frame.after is not None:
+            raise BadFrame("give `before` or `after`, not both")
+        page = await self._services.store.read(
+            frame.conv,
+            after=frame.after,
+            before=frame.before,
+            limit=frame.limit + 1 if frame.limit < PAGE_ITEMS_MAX else frame.limit,
+            bytes_max=PAGE_BYTES_MAX,
+        )
+        log_ = list(page)
+        more = len(log_) > frame.limit
+        if more:
+            log_ = log_[: frame.limit] if frame.after is not None else log_[-frame.limit :]
+        elif log_:
+            more = log_[0].seq > 1 if frame.after is None else await self._head(frame.conv) > log_[-1].seq
+        self._write(protocol.messages(frame.conv, log_, self._user, more=more, ref=frame.ref))
+
+    async def _head(self, conv: str) -> int:
+        return (await self._services.store.heads([conv]))[conv]
 
     async def _page(self, *, since: str | None, cursor: str | None, limit: int) -> ConversationPage:
         return await self._services.store.conversations(

@@ -19,7 +19,6 @@ import structlog
 from chatd import protocol
 from chatd.catch_up import CatchUp
 from chatd.errors import (
-    BadFrame,
     Forbidden,
     InternalError,
     NotFound,
@@ -30,7 +29,6 @@ from chatd.errors import (
     Unavailable,
 )
 from chatd.model import (
-    PAGE_ITEMS_MAX,
     Advance,
     Appended,
     Draft,
@@ -40,12 +38,12 @@ from chatd.model import (
     conv_of,
     peer_of,
 )
+from chatd.presence.service import Watcher
 from chatd.sending import make_draft
 from chatd.services import Services, Wire
 from chatd.session import Answer, Close, Event, Session, State, error_frame
 
 NEWEST_CONVERSATIONS = 100
-PAGE_BYTES_MAX = 49_152
 
 Work: TypeAlias = Callable[[], Coroutine[None, None, None]]
 
@@ -65,6 +63,7 @@ class Connection:
         "device",
         "session",
         "user",
+        "watcher",
     )
 
     def __init__(self, services: Services, wire: Wire) -> None:
@@ -78,6 +77,7 @@ class Connection:
         self._busy = False
         self._inbox: deque[bytes] | None = None  # frames that came in one read with one that waits
         self._work: asyncio.Task[None] | None = None
+        self.watcher: Watcher | None = None  # of the presence service
 
     # --- from the transport ---------------------------------------------------------------------------
 
@@ -109,13 +109,18 @@ class Connection:
         elif isinstance(effect, protocol.Auth):
             self._wait(partial(self._auth, effect), effect)
         elif isinstance(effect, protocol.History):
-            self._wait(partial(self._history, effect), effect)
+            self._wait(partial(self._logs.history, effect), effect)
         elif isinstance(effect, protocol.Conversations):
             self._wait(partial(self._logs.conversations, effect), effect)
+        elif isinstance(effect, protocol.Watch):
+            self._wait(partial(self._watch, effect), effect)
+        else:
+            self._hinted(effect)
 
     def congested(self, on: bool) -> None:
         """The socket owes its client too much, or has drained."""
         self._logs.congested(on)
+        self._services.presence.congested(self, on)
 
     def lost(self) -> None:
         """The socket is gone. What was submitted is committed all the same."""
@@ -137,6 +142,11 @@ class Connection:
         """See `Recipient`."""
         if not self._logs.receipt(grown, payload):
             self._close(Close(4408, "not reading"))
+
+    def hint(self, payload: bytes) -> None:
+        """See `Listener`."""
+        if not self._logs.cursor.congested and self.session.state is not State.CLOSED:
+            self._wire.write(payload)
 
     def end(self, code: int, reason: str) -> None:
         """See `Recipient`."""
@@ -248,6 +258,7 @@ class Connection:
         if self._is_gone():
             return
         self.session.accepted(self.user, self._take_send, self._token_deadline_s(identity))
+        services.presence.connected(self, shows_last_seen=identity.shows_last_seen)
         try:
             await self._open(frame)
         except Refusal as exc:
@@ -314,28 +325,31 @@ class Connection:
         self.session.renewed(self._token_deadline_s(identity))
         self._write(protocol.Ok(ref=frame.ref))
 
-    async def _history(self, frame: protocol.History) -> None:
-        if peer_of(frame.conv, self.user) is None:
-            raise NotFound("no such conversation")
-        if frame.before is not None and frame.after is not None:
-            raise BadFrame("give `before` or `after`, not both")
-        page = await self._services.store.read(
-            frame.conv,
-            after=frame.after,
-            before=frame.before,
-            limit=frame.limit + 1 if frame.limit < PAGE_ITEMS_MAX else frame.limit,
-            bytes_max=PAGE_BYTES_MAX,
-        )
-        log_ = list(page)
-        more = len(log_) > frame.limit
-        if more:
-            log_ = log_[: frame.limit] if frame.after is not None else log_[-frame.limit :]
-        elif log_:
-            more = log_[0].seq > 1 if frame.after is None else await self._head(frame.conv) > log_[-1].seq
-        self._write(protocol.messages(frame.conv, log_, self.user, more=more, ref=frame.ref))
+    # --- presence and typing ---------------------------------------------------------------------------
 
-    async def _head(self, conv: str) -> int:
-        return (await self._services.store.heads([conv]))[conv]
+    def _hinted(self, frame: protocol.ClientFrame) -> None:
+        presence = self._services.presence
+        if isinstance(frame, protocol.Typing):
+            peer = peer_of(frame.conv, self.user)
+            if peer is None:
+                self._failed(frame, NotFound("no such conversation"))
+            elif not presence.typing(self, frame.conv, on=frame.on):
+                self._wait(partial(self._typing_to_stranger, frame, peer), frame)
+        elif isinstance(frame, protocol.Status):
+            presence.status(self, away=frame.state == "away", inactive=frame.inactive)
+            self._write(protocol.Ok(ref=frame.ref))
+        elif isinstance(frame, protocol.Unwatch):
+            presence.unwatch(self, frame.users)
+            self._write(protocol.Ok(ref=frame.ref))
+
+    async def _watch(self, frame: protocol.Watch) -> None:
+        states = await self._services.presence.watch(self, frame.users)
+        self._write(protocol.Presence(states=states.states, ref=frame.ref))
+
+    async def _typing_to_stranger(self, frame: protocol.Typing, peer: str) -> None:
+        presence = self._services.presence
+        if await presence.introduce(self.user, peer):
+            presence.typing(self, frame.conv, on=frame.on)
 
     # --- plumbing -------------------------------------------------------------------------------------
 
@@ -393,6 +407,8 @@ class Connection:
         self._wire.close(effect.code, effect.reason)
 
     def _closed(self) -> None:
+        if self.session.user and self.session.state is not State.CLOSED:
+            self._services.presence.lost(self)
         self.session.step(Event.CLOSE)
         self._services.delivery.remove(self)
         self._logs.stop()

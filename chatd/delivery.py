@@ -9,16 +9,11 @@ from chatd import protocol
 from chatd.errors import Overloaded
 from chatd.metrics import Metrics
 from chatd.model import Advance, Appended, Grown, Message, members_of
+from chatd.presence.service import Listener
 
 
-class Recipient(Protocol):
+class Recipient(Listener, Protocol):
     """A connected device as delivery sees it."""
-
-    @property
-    def user(self) -> str: ...
-
-    @property
-    def device(self) -> str: ...
 
     def live(self, message: Message, payload: bytes) -> None:
         """A committed message; ``payload`` is its frame."""

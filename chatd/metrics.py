@@ -26,6 +26,8 @@ SPECS = (
     Spec("messages_live", "counter", "Messages written to a device at once after their commit."),
     Spec("messages_read", "counter", "Messages read from the log for a device that was behind."),
     Spec("receipts_sent", "counter", "Receipt frames written to devices."),
+    Spec("presence_frames", "counter", "Presence frames written to devices that watch, their answers not counted."),
+    Spec("typing_frames", "counter", "Typing frames written to devices."),
     Spec("commits", "counter", "Commits of the store."),
     Spec("commits_failed", "counter", "Commits that the store refused."),
     Spec("commits_unknown", "counter", "Commits whose outcome had to be read back."),
@@ -48,6 +50,8 @@ class Metrics:
     messages_live = 0
     messages_read = 0
     receipts_sent = 0
+    presence_frames = 0
+    typing_frames = 0
     commits = 0
     commits_failed = 0
     commits_unknown = 0

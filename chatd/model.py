@@ -19,9 +19,12 @@ UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(
 CONV_CHARS_MAX = 160
 WATERMARKS_MAX = 1_000
 PAGE_ITEMS_MAX = 200
+WATCHES_MAX = 1_000
+WATCH_USERS_MAX = 200
 MEMBERS_CACHED_MAX = 16_384  # conversations whose name was taken apart already: each message asks five times
 
 Durability = Literal["fsync", "os", "memory"]
+PresenceState = Literal["online", "away", "offline"]
 
 _user = re.compile(USER_PATTERN)
 _device = re.compile(DEVICE_PATTERN)
@@ -187,12 +190,13 @@ class Device(Struct, frozen=True):
 
 
 class Identity(Struct, frozen=True):
-    """Who a token speaks for. ``expires_ms`` None: until it is revoked."""
+    """Who a token speaks for. ``expires_ms`` None: until it is revoked. ``shows_last_seen``: as in `Account`."""
 
     user: str
     device: str
     expires_ms: int | None = None
     admin: bool = False
+    shows_last_seen: bool = True
 
 
 class Acquaintance(Struct, frozen=True):

@@ -23,15 +23,20 @@ from chatd.model import (
     SEQ_MAX,
     USER_PATTERN,
     UUID_PATTERN,
+    WATCH_USERS_MAX,
+    WATCHES_MAX,
     WATERMARKS_MAX,
     ConversationView,
     Durability,
     Message,
+    PresenceState,
     is_message_id,
 )
 
 SUBPROTOCOL = "chatd.v1"
 WS_PATH = "/v1/ws"
+TYPING_EVERY_S = 3.0  # a device tells it of one conversation at most this often; what comes sooner is dropped
+TYPING_S = 6.0  # and it holds for so long
 
 UserName = Annotated[str, Meta(pattern=USER_PATTERN, max_length=64)]
 ConvId = Annotated[str, Meta(min_length=1, max_length=CONV_CHARS_MAX)]
@@ -116,13 +121,45 @@ class Conversations(_Frame, tag="conversations", frozen=True):
     ref: Ref | None = None
 
 
+class Watch(_Frame, tag="watch", frozen=True):
+    """Tell me who of these is there, now and when it changes. Answer: presence, with those who may be watched."""
+
+    users: Annotated[tuple[UserName, ...], Meta(max_length=WATCH_USERS_MAX)]
+    ref: Ref | None = None
+
+
+class Unwatch(_Frame, tag="unwatch", frozen=True):
+    """No longer. Answer: ok."""
+
+    users: Annotated[tuple[UserName, ...], Meta(max_length=WATCH_USERS_MAX)]
+    ref: Ref | None = None
+
+
+class Status(_Frame, tag="status", frozen=True):
+    """How this device is there. ``inactive``: nobody looks at it; it is sent no presence and no typing. Answer: ok."""
+
+    state: Literal["online", "away"]
+    inactive: bool = False
+    ref: Ref | None = None
+
+
+class Typing(_Frame, tag="typing", frozen=True):
+    """The user is writing, or no longer is. A hint: it may be dropped. Answer: nothing."""
+
+    conv: ConvId
+    on: bool
+    ref: Ref | None = None
+
+
 class Ping(_Frame, tag="ping", frozen=True):
     """Asks for the server's time. Answer: pong."""
 
     ref: Ref | None = None
 
 
-ClientFrame: TypeAlias = Hello | Auth | Send | Ack | Read | History | Conversations | Ping
+ClientFrame: TypeAlias = (
+    Hello | Auth | Send | Ack | Read | History | Conversations | Watch | Unwatch | Status | Typing | Ping
+)
 
 
 # --- server → client -------------------------------------------------------------------------------------
@@ -137,6 +174,8 @@ class Limits(Struct, kw_only=True, frozen=True):
     watermarks_max: int = WATERMARKS_MAX
     page_items_max: int = PAGE_ITEMS_MAX
     initial_history: int
+    watches_max: int = WATCHES_MAX
+    watch_users_max: int = WATCH_USERS_MAX
 
 
 class Welcome(_Frame, tag="welcome", frozen=True):
@@ -223,6 +262,29 @@ class CaughtUp(_Frame, tag="caught_up", frozen=True):
     since: str
 
 
+class Whereabouts(Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
+    """One user's presence. ``last_seen``: Unix ms, of somebody offline who shows it to a user who shows it too."""
+
+    user: str
+    state: PresenceState
+    last_seen: int | None = None
+
+
+class Presence(_Frame, tag="presence", frozen=True):
+    """Who is there, of those whom this device watches: all that was asked for, or what changed since."""
+
+    states: tuple[Whereabouts, ...]
+    ref: Ref | None = None
+
+
+class PeerTyping(_Frame, tag="typing", frozen=True):
+    """The peer is writing, or no longer is. It ends by itself TYPING_S after the last one with ``on``."""
+
+    conv: str
+    user: str
+    on: bool
+
+
 class Ok(_Frame, tag="ok", frozen=True):
     """Done."""
 
@@ -255,9 +317,35 @@ class Goaway(_Frame, tag="goaway", frozen=True):
     reconnect_ms: int
 
 
-ServerFrame: TypeAlias = Welcome | Sent | Messages | Receipt | ConversationList | CaughtUp | Ok | Pong | Error | Goaway
+ServerFrame: TypeAlias = (
+    Welcome
+    | Sent
+    | Messages
+    | Receipt
+    | ConversationList
+    | CaughtUp
+    | Presence
+    | PeerTyping
+    | Ok
+    | Pong
+    | Error
+    | Goaway
+)
 
-CLIENT_FRAMES: tuple[type[Struct], ...] = (Hello, Auth, Send, Ack, Read, History, Conversations, Ping)
+CLIENT_FRAMES: tuple[type[Struct], ...] = (
+    Hello,
+    Auth,
+    Send,
+    Ack,
+    Read,
+    History,
+    Conversations,
+    Watch,
+    Unwatch,
+    Status,
+    Typing,
+    Ping,
+)
 SERVER_FRAMES: tuple[type[Struct], ...] = (
     Welcome,
     Sent,
@@ -265,6 +353,8 @@ SERVER_FRAMES: tuple[type[Struct], ...] = (
     Receipt,
     ConversationList,
     CaughtUp,
+    Presence,
+    PeerTyping,
     Ok,
     Pong,
     Error,

@@ -13,6 +13,7 @@ from chatd.delivery import Delivery
 from chatd.errors import StoreBroken
 from chatd.limits import Buckets
 from chatd.metrics import Metrics
+from chatd.presence.service import Presence
 from chatd.sequencer import Sequencer
 from chatd.settings import Settings
 from chatd.store.base import Store
@@ -42,6 +43,7 @@ class Services(Struct, frozen=True):
     accounts: Accounts
     sequencer: Sequencer
     delivery: Delivery
+    presence: Presence
     metrics: Metrics
     catch_ups: asyncio.Semaphore
     sends: Buckets

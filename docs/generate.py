@@ -30,10 +30,14 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "Read": ("Ok",),
     "History": ("Messages",),
     "Conversations": ("ConversationList",),
+    "Watch": ("Presence",),
+    "Unwatch": ("Ok",),
+    "Status": ("Ok",),
+    "Typing": (),
     "Ping": ("Pong",),
 }
 # What a server sends on its own.
-PUSHED = ("Messages", "Receipt", "ConversationList", "CaughtUp", "Error", "Goaway")
+PUSHED = ("Messages", "Receipt", "ConversationList", "CaughtUp", "Presence", "PeerTyping", "Error", "Goaway")
 
 
 def documents() -> dict[str, str]:

@@ -14,10 +14,12 @@ from chatd.client.events import (
     GoneEvent,
     HistoryPage,
     MessageEvent,
+    PresenceEvent,
     ReceiptEvent,
     ResetEvent,
     Sent,
     Stopped,
+    TypingEvent,
 )
 from chatd.client.handle import Handle
 from chatd.errors import ChatdError, Refusal, StartError
@@ -35,10 +37,12 @@ __all__ = [
     "Handle",
     "HistoryPage",
     "MessageEvent",
+    "PresenceEvent",
     "ReceiptEvent",
     "Refusal",
     "ResetEvent",
     "Sent",
     "StartError",
     "Stopped",
+    "TypingEvent",
 ]

@@ -9,19 +9,19 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from chatd import protocol
 from chatd.client import wire as network
 from chatd.client.connection import Connection
 from chatd.client.core import Answered, Core, Effect, Grew, Replied
-from chatd.client.events import ConversationMarks, Event, HistoryPage, LogEvent, Stopped, log_event
+from chatd.client.events import ConversationMarks, Event, HistoryPage, LogEvent, PresenceEvent, Stopped, log_event
 from chatd.client.handle import Handle
 from chatd.client.outqueue import Pending
 from chatd.client.storage import Storage
 from chatd.client.wire import Connect, WireClosed
 from chatd.errors import BadFrame, Refusal, StartError, TooLarge, Unavailable
-from chatd.model import CONV_CHARS_MAX, is_user
+from chatd.model import CONV_CHARS_MAX, WATCHES_MAX, is_user
 from chatd.protocol import ConversationList, Messages, new_message_id
 
 _T = TypeVar("_T")
@@ -260,6 +260,47 @@ class Client:
     def marks(self, conv: str) -> ConversationMarks:
         """The latest known marks of this user, this device's acknowledgements included, and of the peer."""
         return self._core.marks(conv)
+
+    @property
+    def badge(self) -> int:
+        """Unread messages in all conversations, as far as this device has been told of them."""
+        return self._core.badge
+
+    def unread(self, conv: str) -> int:
+        """Unread messages of one conversation."""
+        return self._core.unread(conv).count
+
+    def watch(self, *users: str) -> None:
+        """Be told who of these is there, as `PresenceEvent`, over reconnects. Those who may not be watched stay silent.
+
+        Raises: TooLarge – more than 1,000 in all.
+        """
+        self.check()
+        if not self._core.hints.watch(users):
+            raise TooLarge(f"more than {WATCHES_MAX} watched users")
+        self._wake()
+
+    def unwatch(self, *users: str) -> None:
+        """Watch these no longer."""
+        self.check()
+        self._core.hints.unwatch(users)
+        self._wake()
+
+    def presence(self, user: str) -> PresenceEvent | None:
+        """What is known of a watched user now; None: nothing, as without a connection."""
+        return self._core.hints.presence(user)
+
+    def status(self, state: Literal["online", "away"], *, inactive: bool = False) -> None:
+        """How this device is there. ``inactive``: nobody looks at it; it is spared presence and typing."""
+        self.check()
+        self._core.hints.status(protocol.Status(state=state, inactive=inactive))
+        self._wake()
+
+    def typing(self, conv: str, on: bool = True) -> None:
+        """The user writes, or no longer does: call it as often as keys are pressed; told at most once in 3 s."""
+        self.check()
+        self._core.hints.typing(conv, on=on, now_s=self._clock())
+        self._wake()
 
     async def history(
         self,

@@ -101,6 +101,8 @@ class Connection:
             now_s = self._clock()
             if self._core.leaves(now_s):
                 raise WireClosed(1012, "the server asked to reconnect")
+            if self._core.expired(now_s):
+                self._perform([])
             try:
                 for frame in self._core.due(now_s):
                     await self._wire.send(protocol.encode(frame))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -26,10 +26,11 @@ from chatd.client.events import (
     Sent,
     log_event,
 )
+from chatd.client.hints import Hints
 from chatd.client.outqueue import Backoff, OutQueue, Pending, Verdict
 from chatd.client.watermarks import Watermarks
 from chatd.errors import REFUSALS, Refusal, TooLarge
-from chatd.model import PAGE_ITEMS_MAX, WATERMARKS_MAX, Marks, conv_of
+from chatd.model import PAGE_ITEMS_MAX, WATERMARKS_MAX, Marks, conv_of, peer_of
 
 FETCHES_MAX = 8
 
@@ -63,6 +64,21 @@ class Leave(Struct, frozen=True):
 Effect: TypeAlias = Answered | Grew | Replied | Leave
 
 
+class Unread(Struct, frozen=True):
+    """The peer's messages above ``floor``, up to ``head``: both are maxima, so nothing is counted twice.
+
+    ``floor`` is the user's read mark or last own message, raised by one for each message above it that is hidden.
+    """
+
+    head: int = 0
+    floor: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return max(0, self.head - self.floor)
+
+
 class Saved(Struct, frozen=True):
     """What of one conversation outlives the process. ``taken``: the application is done with all up to it."""
 
@@ -70,6 +86,7 @@ class Saved(Struct, frozen=True):
     taken: int | None
     read_wanted: int
     marks: ConversationMarks
+    unread: Unread = Unread()
 
 
 class Unsaved(Struct, frozen=True):
@@ -108,6 +125,9 @@ class Core:
         self._leave_at_s: float | None = None
         self._done: dict[str, int] = {}
         self._placed: set[str] = set()
+        self.hints = Hints()
+        self._unread: dict[str, Unread] = {}
+        self.badge = 0  # unread messages in all
         self._dirty: dict[str, None] = {}
         self._since_dirty = False
         self._answered: list[int] = []
@@ -123,13 +143,15 @@ class Core:
         if saved.read_wanted:
             self._reads[saved.conv] = saved.read_wanted
         self._marks[saved.conv] = saved.marks
+        self._count(saved.conv, saved.unread.head, saved.unread.floor)
 
     def unsaved(self) -> Unsaved | None:
         """What is to be stored now, or None; it is given once, and then told to `stored`."""
         if not (self._dirty or self._answered or self._since_dirty):
             return None
         rows = tuple(
-            Saved(conv, self._done.get(conv), self._reads.get(conv, 0), self.marks(conv)) for conv in self._dirty
+            Saved(conv, self._done.get(conv), self._reads.get(conv, 0), self.marks(conv), self.unread(conv))
+            for conv in self._dirty
         )
         unsaved = Unsaved(rows, tuple(self._answered), self.since)
         self._dirty.clear()
@@ -146,6 +168,10 @@ class Core:
     def marks(self, conv: str) -> ConversationMarks:
         """The latest known user-level marks."""
         return self._marks.get(conv, ConversationMarks())
+
+    def unread(self, conv: str) -> Unread:
+        """What the user has not read of a conversation."""
+        return self._unread.get(conv, Unread())
 
     def take(self) -> Event | None:
         """Hand the next event over, or None. The one before it is done with; this one is acknowledged."""
@@ -202,12 +228,14 @@ class Core:
         if frame.reset:
             self.watermarks.forget()
             self.queue.drop_log()
-            for of_old_history in (self._acks, self._reads, self._marks, self._done, self._dirty):
+            for of_old_history in (self._acks, self._reads, self._marks, self._done, self._dirty, self._unread):
                 of_old_history.clear()
+            self.badge = 0
             self._placed.clear()
             self.since = self._handed = None
             self.queue.put(ResetEvent(frame.incarnation))
         self.outbox.connected(frame.user)
+        self.hints.connected()
         self.queue.put(ConnectedEvent(frame.user, frame.device, frame.session, frame.durability))
         effects: list[Effect] = []
         for entry in [e for e in self.outbox if len(wire.encode(e.frame(2**53 - 1))) > frame.limits.frame_bytes_max]:
@@ -227,6 +255,7 @@ class Core:
         self._not_before_s.clear()
         self._leave_at_s = self._since_held = None
         self._caught_up = False
+        self._put(self.hints.disconnected())
         self.queue.put(DisconnectedEvent(reason, retry_s))
         return retry_s
 
@@ -246,12 +275,20 @@ class Core:
         self._requests.clear()
         frames += self._fetches()
         frames += self.outbox.due(now_s)
-        return frames
+        hints = self.hints.due(now_s, self._ref)
+        self._ref += len(hints)
+        return frames + hints
 
     def deadline_s(self) -> float | None:
         """When `due` should be asked again although nothing happened, or None."""
-        times = [self.outbox.deadline_s(), self._leave_at_s, *self._not_before_s.values()]
+        times = [self.outbox.deadline_s(), self.hints.deadline_s(), self._leave_at_s, *self._not_before_s.values()]
         return min((t for t in times if t is not None), default=None)
+
+    def expired(self, now_s: float) -> bool:
+        """End what has not been repeated. Returns: whether that made an event."""
+        ended = self.hints.expired(now_s)
+        self._put(ended)
+        return bool(ended)
 
     def leaves(self, now_s: float) -> bool:
         """Whether the time that a goaway gave is over: close and connect again."""
@@ -268,6 +305,10 @@ class Core:
                 return self._on_receipt(frame)
             case wire.ConversationList():
                 return self._on_conversations(frame)
+            case wire.Presence():
+                self._put(self.hints.on_presence(frame))
+            case wire.PeerTyping():
+                self._put(self.hints.on_typing(frame, now_s))
             case wire.Error():
                 return self._on_error(frame, now_s)
             case wire.CaughtUp():
@@ -293,6 +334,7 @@ class Core:
         entries = self.watermarks.messages(frame.conv, frame.messages, self.queue.room, fetched=fetched)
         me = self.user or ""
         for entry in entries:
+            self._noted(frame.conv, entry.seq, entry.sender)
             self.queue.put(log_event(frame.conv, entry, me))
         if fetched and frame.ref is not None:
             conv, after = self._fetching.pop(frame.ref)
@@ -304,6 +346,7 @@ class Core:
     def _on_sent(self, frame: wire.Sent) -> list[Effect]:
         entry = self.outbox.sent(frame.id)
         if not frame.duplicate:
+            self._noted(frame.conv, frame.seq, self.user)
             # without the entry (an answer that came twice) there is no body: the place is fetched
             room = self.queue.room if entry is not None else 0
             me = self.user or ""
@@ -323,6 +366,8 @@ class Core:
             return [Replied(frame.ref, frame)]
         effects: list[Effect] = []
         for row in frame.conversations:
+            self._count(row.conv, row.head, row.head - row.unread)
+            self._dirty[row.conv] = None
             self.queue.put(ConversationEvent(row))
             mine, peer = Marks(row.delivered, row.read), Marks(row.peer_delivered, row.peer_read)
             effects += self._raise_marks(row.conv, mine, peer)
@@ -348,11 +393,32 @@ class Core:
                 self._not_before_s["read " + conv] = retry_at_s
             else:  # there is nothing to be read there, and nobody to be told
                 self._read_settled(conv, seq)
-        elif frame.ref is not None:
+        elif frame.ref is not None and not self.hints.refused(frame.ref, now_s, temporary=frame.temporary):
             return [Replied(frame.ref, refusal)]
         return []
 
     # --- helpers ---
+
+    def _put(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.queue.put(event)
+
+    def _noted(self, conv: str, seq: int, sender: str | None) -> None:
+        """A place of a log was seen; ``sender`` None: its message is hidden."""
+        unread = self.unread(conv)
+        if sender == self.user:
+            self._count(conv, seq, seq)
+        elif sender is None:
+            self._count(conv, seq, unread.floor + (seq > unread.head and seq > unread.floor))
+        else:
+            self._count(conv, seq, unread.floor)
+        if sender is not None:
+            self._put(self.hints.on_message(conv, sender, seq, peer_of(conv, self.user or "")))
+
+    def _count(self, conv: str, head: int, floor: int) -> None:
+        old = self.unread(conv)
+        new = self._unread[conv] = Unread(max(old.head, head), max(old.floor, floor))
+        self.badge += new.count - old.count
 
     def _answer(self, entry: Pending | None, outcome: Sent | Refusal) -> list[Effect]:
         if entry is None:
@@ -399,6 +465,7 @@ class Core:
         new = ConversationMarks(_max(old.mine, mine), _max(old.peer, peer))
         if new == old:
             return []
+        self._count(conv, 0, new.mine.read)
         self._marks[conv] = new
         self._dirty[conv] = None
         return [Grew(conv)]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from chatd.errors import ChatdError
-from chatd.model import Durability, Marks
+from chatd.model import Durability, Marks, PresenceState
 from chatd.protocol import ConversationRow, Entry, Gone
 
 
@@ -87,6 +87,22 @@ class DisconnectedEvent(Struct, frozen=True):
     retry_s: float
 
 
+class PresenceEvent(Struct, frozen=True):
+    """How a watched user is there. ``last_seen``: Unix ms, of somebody offline, if both show it."""
+
+    user: str
+    state: PresenceState
+    last_seen: int | None = None
+
+
+class TypingEvent(Struct, frozen=True):
+    """A user writes in a conversation, or no longer does: said, or not repeated for 6 s."""
+
+    conv: str
+    user: str
+    on: bool
+
+
 class ResetEvent(Struct, frozen=True):
     """The server's history is another one: seqs seen before may name other messages, logs come anew."""
 
@@ -95,7 +111,15 @@ class ResetEvent(Struct, frozen=True):
 
 LogEvent: TypeAlias = MessageEvent | GoneEvent
 Event: TypeAlias = (
-    LogEvent | ReceiptEvent | ConversationEvent | CaughtUpEvent | ConnectedEvent | DisconnectedEvent | ResetEvent
+    LogEvent
+    | ReceiptEvent
+    | ConversationEvent
+    | PresenceEvent
+    | TypingEvent
+    | CaughtUpEvent
+    | ConnectedEvent
+    | DisconnectedEvent
+    | ResetEvent
 )
 
 
@@ -183,5 +207,9 @@ def _key(event: Event) -> Hashable:
             return ("receipt", event.conv, event.user)
         case ConversationEvent():
             return ("conversation", event.row.conv, "")
+        case PresenceEvent():
+            return ("presence", event.user, "")
+        case TypingEvent():
+            return ("typing", event.conv, event.user)
         case _:
             return type(event)

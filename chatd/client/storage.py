@@ -18,13 +18,13 @@ from pathlib import Path
 
 import aiosqlite
 
-from chatd.client.core import Saved, Unsaved
+from chatd.client.core import Saved, Unread, Unsaved
 from chatd.client.events import ConversationMarks
 from chatd.client.outqueue import Pending
 from chatd.errors import StartError, Unavailable
 from chatd.model import Marks
 
-VERSION = 1
+VERSION = 2
 
 
 class Storage:
@@ -64,6 +64,10 @@ class Storage:
         rows = list(await db.execute_fetchall("PRAGMA user_version"))
         if rows[0][0] > VERSION:
             raise StartError(f"{self._path}: written by a newer version of chatd")
+        if rows[0][0] == 1:  # it did not count unread messages: everything is listed anew
+            await db.execute("ALTER TABLE conversations ADD COLUMN head INTEGER NOT NULL DEFAULT 0")
+            await db.execute("ALTER TABLE conversations ADD COLUMN floor INTEGER NOT NULL DEFAULT 0")
+            await db.execute("DELETE FROM identity WHERE name = 'since'")
         await db.executescript((files("chatd.client") / "storage.sql").read_text("utf-8"))
         await db.execute(f"PRAGMA user_version = {VERSION}")
 
@@ -85,12 +89,12 @@ class Storage:
     async def conversations(self) -> list[Saved]:
         """The stored positions and marks, the newest last."""
         rows = await self._rows(
-            "SELECT conv, taken, read_wanted, delivered, read, peer_delivered, peer_read"
+            "SELECT conv, taken, read_wanted, delivered, read, peer_delivered, peer_read, head, floor"
             " FROM conversations ORDER BY changed"
         )
         return [
-            Saved(conv, taken, wanted, ConversationMarks(Marks(delivered, read), Marks(p_delivered, p_read)))
-            for conv, taken, wanted, delivered, read, p_delivered, p_read in rows
+            Saved(conv, taken, wanted, ConversationMarks(Marks(*marks[:2]), Marks(*marks[2:4])), Unread(*marks[4:]))
+            for conv, taken, wanted, *marks in rows
         ]
 
     async def add(self, entry: Pending) -> None:
@@ -105,10 +109,13 @@ class Storage:
 
     async def save(self, unsaved: Unsaved) -> None:
         """Store what changed, all or none."""
-        rows: list[_Row] = [(s.conv, s.taken, s.read_wanted, *_flat(s.marks)) for s in unsaved.conversations]
+        rows: list[_Row] = [
+            (s.conv, s.taken, s.read_wanted, *_flat(s.marks), s.unread.head, s.unread.floor)
+            for s in unsaved.conversations
+        ]
         replace = (
             "INSERT OR REPLACE INTO conversations (conv, taken, read_wanted, delivered, read,"
-            " peer_delivered, peer_read) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " peer_delivered, peer_read, head, floor) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
         delete = "DELETE FROM outbox WHERE position = ?"
         answered: list[_Row] = [(position,) for position in unsaved.answered]

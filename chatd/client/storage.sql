@@ -17,5 +17,7 @@ CREATE TABLE IF NOT EXISTS conversations (
     delivered INTEGER NOT NULL,
     read INTEGER NOT NULL,
     peer_delivered INTEGER NOT NULL,
-    peer_read INTEGER NOT NULL
+    peer_read INTEGER NOT NULL,
+    head INTEGER NOT NULL DEFAULT 0, -- unread are the messages above `floor`, up to here
+    floor INTEGER NOT NULL DEFAULT 0
 );

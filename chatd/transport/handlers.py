@@ -122,6 +122,13 @@ class Handlers:
         await self._api.accounts.unblock(call.who.user, call.request.match_info["user"])
         return no_content()
 
+    async def privacy(self, call: Call) -> web.Response:
+        return reply(shapes.Privacy(last_seen=await self._api.accounts.shows_last_seen(call.who.user)))
+
+    async def set_privacy(self, call: Call) -> web.Response:
+        await self._api.accounts.set_shows_last_seen(call.who.user, call.body.last_seen)
+        return no_content()
+
     async def openapi(self, call: Call) -> web.Response:
         return web.Response(body=self._document, content_type="application/json", headers=HEADERS)
 

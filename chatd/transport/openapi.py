@@ -165,6 +165,23 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         refusals=("not_found",),
     ),
     Endpoint(
+        name="privacy",
+        method="GET",
+        path="/v1/privacy",
+        summary="What the user shows of itself.",
+        answers={200: shapes.Privacy},
+        refusals=("not_found",),
+    ),
+    Endpoint(
+        name="set_privacy",
+        method="PUT",
+        path="/v1/privacy",
+        summary="Show when the user was last here and see it of others, or neither.",
+        body=shapes.Privacy,
+        answers={204: None},
+        refusals=(*_BODY, "not_found"),
+    ),
+    Endpoint(
         name="openapi",
         method="GET",
         path="/v1/openapi.json",

@@ -58,6 +58,12 @@ class ReadUpTo(_Body, frozen=True):
     seq: Seq
 
 
+class Privacy(_Body, frozen=True):
+    """``last_seen``: whether others see when the user was last here, and the user sees it of them."""
+
+    last_seen: bool
+
+
 class ConversationsQuery(_Body, frozen=True):
     """A page of conversations; ``cursor`` from the page before."""
 

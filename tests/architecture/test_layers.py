@@ -71,7 +71,7 @@ ADAPTERS = {
     "chatd.push.webpush": "chatd.push.guard",
 }
 # The client's cores are as pure as layer 1, and the client knows of the server only what both ends share.
-CLIENT_CORES = {f"chatd.client.{name}" for name in ("core", "events", "outqueue", "watermarks")}
+CLIENT_CORES = {f"chatd.client.{name}" for name in ("core", "events", "hints", "outqueue", "watermarks")}
 CLIENT_MAY = {"chatd", "chatd.client", "chatd.errors", "chatd.model", "chatd.protocol"}
 
 DRIVERS = {"aiohttp", "aiosqlite", "redis", "socket", "sqlite3", "ssl"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from chatd import protocol as p
 from chatd.client.core import Answered, Core, Grew, Leave, Replied, Saved
 from chatd.client.events import (
@@ -12,9 +14,11 @@ from chatd.client.events import (
     Event,
     GoneEvent,
     MessageEvent,
+    PresenceEvent,
     ReceiptEvent,
     ResetEvent,
     Sent,
+    TypingEvent,
 )
 from chatd.errors import Forbidden, NotFound
 from chatd.model import Marks
@@ -401,3 +405,139 @@ def test_what_was_stored_is_where_the_next_run_begins() -> None:
     assert second.due(0.0) == [p.Read(conv=CONV, seq=2, ref=1)]
     second.receive(live(2, 3), 0.0)
     assert seqs(second) == [2, 3]
+
+
+def whereabouts(user: str, state: Literal["online", "away", "offline"], last_seen: int | None = None) -> p.Whereabouts:
+    return p.Whereabouts(user=user, state=state, last_seen=last_seen)
+
+
+def test_watches_are_said_after_each_reconnect_in_frames_of_200() -> None:
+    core = connected()
+    names = [f"user{n}" for n in range(250)]
+    assert core.hints.watch(names)
+    assert core.due(0.0) == [p.Watch(users=tuple(names[:200]), ref=1), p.Watch(users=tuple(names[200:]), ref=2)]
+    assert core.due(0.0) == []
+    core.hints.unwatch(names[1:])
+    assert [len(f.users) for f in core.due(0.0) if isinstance(f, p.Unwatch)] == [200, 49]
+    core.disconnected("gone", 0.0)
+    core.welcomed(welcome())
+    assert core.due(0.0) == [p.Watch(users=("user0",), ref=5)]
+    assert not core.hints.watch(f"other{n}" for n in range(1_000))
+
+
+def test_presence_comes_once_a_change_and_is_forgotten_with_the_connection() -> None:
+    core = connected()
+    core.hints.watch(["bob", "carol"])
+    core.due(0.0)
+    core.receive(p.Presence(states=(whereabouts("bob", "online"), whereabouts("dave", "online")), ref=1), 0.0)
+    core.receive(p.Presence(states=(whereabouts("bob", "online"),)), 0.0)
+    core.receive(p.Presence(states=(whereabouts("carol", "offline", 7),)), 0.0)
+    assert taken(core) == [PresenceEvent("bob", "online"), PresenceEvent("carol", "offline", 7)]
+    assert core.hints.presence("bob") == PresenceEvent("bob", "online")
+    core.disconnected("gone", 0.0)
+    assert core.hints.presence("bob") is None
+
+
+def test_who_is_left_out_of_the_answer_is_not_known_and_asked_for_again_after_the_first_message() -> None:
+    core = connected()
+    core.hints.watch(["bob"])
+    core.due(0.0)
+    core.receive(p.Presence(states=(), ref=1), 0.0)
+    core.receive(live(1), 0.0)
+    taken(core)
+    assert p.Watch(users=("bob",), ref=2) in core.due(0.0)
+
+
+def test_a_watch_that_is_refused_for_now_is_said_again_and_one_for_good_is_not() -> None:
+    core = connected()
+    core.hints.watch(["bob"])
+    core.due(0.0)
+    core.receive(p.Error(code="unavailable", message="", temporary=True, ref=1), 0.0)
+    assert core.due(1.9) == []
+    assert core.deadline_s() == 2.0
+    assert core.due(2.0) == [p.Watch(users=("bob",), ref=2)]
+    core.receive(p.Error(code="too_large", message="", temporary=False, ref=2), 2.0)
+    assert core.due(100.0) == []
+
+
+def test_a_status_is_said_now_and_after_each_reconnect() -> None:
+    core = connected()
+    core.hints.status(p.Status(state="away", inactive=True))
+    assert core.due(0.0) == [p.Status(state="away", inactive=True)]
+    assert core.due(0.0) == []
+    core.disconnected("gone", 0.0)
+    core.welcomed(welcome())
+    assert core.due(0.0) == [p.Status(state="away", inactive=True)]
+
+
+def test_typing_is_told_at_most_every_three_seconds_and_never_kept_for_later() -> None:
+    core = connected()
+    told = []
+    for now_s in (0.0, 1.0, 2.9, 3.0, 4.0):
+        core.hints.typing(CONV, on=True, now_s=now_s)
+        told += [now_s for _ in core.due(now_s)]
+    assert told == [0.0, 3.0]
+    core.disconnected("gone", 5.0)
+    core.hints.typing(CONV, on=True, now_s=9.0)
+    core.welcomed(welcome())
+    assert core.due(9.0) == []
+
+
+def test_typing_ends_by_itself_after_six_seconds_with_a_message_and_with_the_connection() -> None:
+    core = connected()
+    typing = p.PeerTyping(conv=CONV, user="bob", on=True)
+    core.receive(typing, 0.0)
+    core.receive(typing, 3.0)
+    assert taken(core) == [TypingEvent(CONV, "bob", on=True)]
+    assert core.deadline_s() == 9.0
+    assert not core.expired(8.9)
+    assert core.expired(9.0)
+    assert taken(core) == [TypingEvent(CONV, "bob", on=False)]
+    core.receive(typing, 10.0)
+    taken(core)
+    core.receive(live(1), 11.0)
+    assert TypingEvent(CONV, "bob", on=False) in taken(core)
+    core.receive(typing, 12.0)
+    taken(core)
+    core.disconnected("gone", 13.0)
+    assert TypingEvent(CONV, "bob", on=False) in taken(core)
+    core.receive(p.PeerTyping(conv=CONV, user="bob", on=False), 14.0)
+    assert taken(core) == []
+
+
+def test_unread_is_computed_from_maxima() -> None:
+    core = connected()
+    core.receive(live(1, 3), 0.0)
+    core.receive(live(1, 3), 0.0)  # nothing is counted twice
+    assert (core.badge, core.unread(CONV).count) == (3, 3)
+    core.receive(p.Receipt(conv=CONV, user="alice", delivered=3, read=2), 0.0)
+    assert core.badge == 1
+    queue_send(core, "id4")
+    core.due(0.0)
+    core.receive(p.Sent(id="id4", conv=CONV, seq=4, ts=0), 0.0)
+    assert core.badge == 0
+    core.receive(live(5), 0.0)
+    core.receive(p.Messages(conv=CONV, messages=(p.Entry(seq=6, ts=6, gone="hidden"),)), 0.0)
+    core.receive(live(7), 0.0)
+    assert core.badge == 2
+    row = p.ConversationRow(
+        conv="alice:carol",
+        peer="carol",
+        head=40,
+        delivered=40,
+        read=30,
+        peer_delivered=0,
+        peer_read=0,
+        unread=8,
+        updated=1,
+    )
+    core.receive(p.ConversationList(conversations=(row,)), 0.0)
+    assert core.badge == 10
+    unsaved = core.unsaved()
+    assert unsaved is not None
+    second = Core(highest, outbox_messages_max=1, events_messages_max=9)
+    for saved in unsaved.conversations:
+        second.load(saved)
+    assert second.badge == 10
+    second.welcomed(welcome(reset=True, incarnation="i2"))
+    assert second.badge == 0

@@ -9,6 +9,7 @@ from chatd.delivery import Delivery
 from chatd.errors import Overloaded
 from chatd.metrics import Metrics
 from chatd.model import Advance, Appended, Grown, Message
+from chatd.presence.service import Watcher
 
 CONV = "alice:bob"
 
@@ -20,6 +21,7 @@ class Device:
         self.user, self.device = user, device
         self.payloads: list[bytes] = []
         self.ended: list[int] = []
+        self.watcher: Watcher | None = None
         self._delivery = delivery
         delivery.add(self)
 
@@ -28,6 +30,9 @@ class Device:
 
     def receipt(self, grown: Grown, payload: bytes) -> None:
         self.payloads.append(payload)
+
+    def hint(self, payload: bytes) -> None:
+        raise AssertionError("not from delivery")
 
     def end(self, code: int, reason: str) -> None:
         assert reason
