@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chatd import protocol
-from chatd.store.sqlite import FILE_NAME
+from chatd.store.sqlite import FILE_NAME, schema
 from chatd.testing.harness.process import KillableServer
 from chatd.testing.harness.run import make_tokens
 from chatd.testing.speaker import Speaker
@@ -114,8 +114,8 @@ async def test_in_catch_up_the_next_one_brings_all(rig: Rig) -> None:
     await bob.close()
 
 
-@pytest.mark.parametrize(("step", "applied"), [(1, [1]), (2, [1, 2])])
-async def test_in_a_migration_its_step_is_as_if_it_never_began(rig: Rig, step: int, applied: list[int]) -> None:
+@pytest.mark.parametrize("step", [1, 2])
+async def test_in_a_migration_its_step_is_as_if_it_never_began(rig: Rig, step: int) -> None:
     alice = await rig.device("alice")
     await alice.until(protocol.CaughtUp)
     await alice.ask(SEND, protocol.Sent)
@@ -125,7 +125,8 @@ async def test_in_a_migration_its_step_is_as_if_it_never_began(rig: Rig, step: i
     assert not await rig.server.start(new_migrations=2, die_in_migration=step)
     db = sqlite3.connect(rig.server.data_dir / FILE_NAME)
     try:
-        assert [n for (n,) in db.execute("SELECT number FROM migration ORDER BY number")] == applied
+        applied = [n for (n,) in db.execute("SELECT number FROM migration ORDER BY number")]
+        assert applied == list(range(1, len(schema.migrations()) + step))
         assert db.execute("SELECT body FROM message").fetchall() == [(SEND.body,)]
     finally:
         db.close()

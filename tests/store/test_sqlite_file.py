@@ -15,7 +15,9 @@ from chatd.model import Advance, Appended, Draft
 from chatd.settings import StoreSettings
 from chatd.store.sqlite import FILE_NAME, SqliteStore, engine, schema
 
-STEP_2 = schema.Migration(2, "extra", "CREATE TABLE extra (x INTEGER);\nINSERT INTO extra VALUES (1);\n", "c2")
+STEPS = schema.migrations()
+NEXT = len(STEPS) + 1
+EXTRA = schema.Migration(NEXT, "extra", "CREATE TABLE extra (x INTEGER);\nINSERT INTO extra VALUES (1);\n", "extra")
 
 
 def draft(number: int, body: str = "hi") -> Draft:
@@ -62,22 +64,22 @@ async def test_the_same_process_may_open_it_again_after_close(tmp_path: Path) ->
 
 
 async def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
-    newer = SqliteStore(tmp_path, StoreSettings(), migrations=[*schema.migrations(), STEP_2])
+    newer = SqliteStore(tmp_path, StoreSettings(), migrations=[*STEPS, EXTRA])
     await newer.open()
-    assert newer.migrated == [1, 2]
+    assert newer.migrated == list(range(1, NEXT + 1))
     await newer.close()
     before = (tmp_path / FILE_NAME).read_bytes()
-    with pytest.raises(StartError, match="has schema 2, this chatd knows 1"):
+    with pytest.raises(StartError, match=f"has schema {NEXT}, this chatd knows {NEXT - 1}"):
         await SqliteStore(tmp_path, StoreSettings()).open()
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
 async def test_an_upgrade_takes_a_copy_first(tmp_path: Path) -> None:
     await stored(tmp_path, 3)
-    store = SqliteStore(tmp_path, StoreSettings(), migrations=[*schema.migrations(), STEP_2])
+    store = SqliteStore(tmp_path, StoreSettings(), migrations=[*STEPS, EXTRA])
     await store.open()
     await store.close()
-    copy = sqlite3.connect(tmp_path / f"{FILE_NAME}.before-0002")
+    copy = sqlite3.connect(tmp_path / f"{FILE_NAME}.before-{NEXT:04d}")
     assert copy.execute("SELECT count(*) FROM message").fetchone() == (3,)
     assert copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'extra'").fetchone() == (0,)
     copy.close()
@@ -85,22 +87,22 @@ async def test_an_upgrade_takes_a_copy_first(tmp_path: Path) -> None:
 
 async def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
     await stored(tmp_path, 3)
-    bad = schema.Migration(2, "bad", "CREATE TABLE extra (x INTEGER);\nINSERT INTO absent VALUES (1);\n", "c2")
+    bad = schema.Migration(NEXT, "bad", "CREATE TABLE extra (x INTEGER);\nINSERT INTO absent VALUES (1);\n", "bad")
     with pytest.raises(StartError, match="no such table"):
-        await SqliteStore(tmp_path, StoreSettings(), migrations=[*schema.migrations(), bad]).open()
-    store = SqliteStore(tmp_path, StoreSettings(), migrations=[*schema.migrations(), STEP_2])
+        await SqliteStore(tmp_path, StoreSettings(), migrations=[*STEPS, bad]).open()
+    store = SqliteStore(tmp_path, StoreSettings(), migrations=[*STEPS, EXTRA])
     await store.open()
-    assert store.migrated == [2]
+    assert store.migrated == [NEXT]
     assert (await store.counts()).messages == 3
     await store.close()
 
 
 async def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
     await stored(tmp_path, 1)
-    first = schema.migrations()[0]
+    first = STEPS[0]
     edited = schema.Migration(first.number, first.name, first.sql, "0" * 64)
     with pytest.raises(StartError, match="is not the one that was applied"):
-        await SqliteStore(tmp_path, StoreSettings(), migrations=[edited]).open()
+        await SqliteStore(tmp_path, StoreSettings(), migrations=[edited, *STEPS[1:]]).open()
 
 
 async def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:

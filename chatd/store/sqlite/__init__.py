@@ -26,13 +26,15 @@ from chatd.store.sqlite import reading, schema
 from chatd.store.sqlite.accounts import SqliteAccounts
 from chatd.store.sqlite.engine import QUERY, Engine
 from chatd.store.sqlite.log import Log, id_bytes, message, pair_of
+from chatd.store.sqlite.presence import SqlitePresence
+from chatd.store.sqlite.push import SqlitePush
 
 FILE_NAME = "chatd.db"
 LOCK_NAME = "chatd.lock"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SqliteStore(SqliteAccounts):
+class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
     """`Store` over ``directory/chatd.db``. See chatd.store.base for what it promises."""
 
     def __init__(

@@ -11,8 +11,8 @@ from chatd.store.sqlite.engine import QUERY, Engine
 
 
 def _account(row: Sequence[Any]) -> Account:
-    user, password_hash, admin, disabled, created_ms = row
-    return Account(user, password_hash, bool(admin), bool(disabled), created_ms)
+    user, password_hash, admin, disabled, created_ms, shows_last_seen = row
+    return Account(user, password_hash, bool(admin), bool(disabled), created_ms, bool(shows_last_seen))
 
 
 class SqliteAccounts:
@@ -50,6 +50,7 @@ class SqliteAccounts:
 
         def work(db: sqlite3.Connection) -> bool:
             db.execute(QUERY["delete_devices"], (user,))
+            db.execute(QUERY["delete_subscriptions"], (user,))
             return db.execute(QUERY["delete_account"], (user,)).rowcount > 0
 
         return await self.engine.write(work)
@@ -76,7 +77,12 @@ class SqliteAccounts:
 
     async def remove_device(self, user: str, device: str) -> bool:
         """See `AccountStore`."""
-        return await self._changes("remove_device", (user, device))
+
+        def work(db: sqlite3.Connection) -> bool:
+            db.execute(QUERY["remove_subscription"], {"user": user, "device": device, "endpoint": None})
+            return db.execute(QUERY["remove_device"], (user, device)).rowcount > 0
+
+        return await self.engine.write(work)
 
     async def add_invite(self, invite_hash: bytes, *, admin: bool, expires_ms: int) -> None:
         """See `AccountStore`."""
@@ -99,4 +105,4 @@ class SqliteAccounts:
 
 def _add(db: sqlite3.Connection, account: Account, admin: bool) -> bool:
     row = (account.user, account.password_hash, int(admin), int(account.disabled), account.created_ms)
-    return db.execute(QUERY["add_account"], row).rowcount > 0
+    return db.execute(QUERY["add_account"], (*row, int(account.shows_last_seen))).rowcount > 0

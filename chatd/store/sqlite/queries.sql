@@ -86,13 +86,14 @@ SELECT (SELECT count(*) FROM account WHERE deleted = 0),
        (SELECT coalesce(sum(head), 0) FROM conversation);
 
 -- name: add_account
-INSERT INTO account VALUES (?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING;
+INSERT INTO account (user, password_hash, admin, disabled, deleted, created_ms, shows_last_seen)
+VALUES (?, ?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: account
-SELECT user, password_hash, admin, disabled, created_ms FROM account WHERE user = ? AND deleted = 0;
+SELECT user, password_hash, admin, disabled, created_ms, shows_last_seen FROM account WHERE user = ? AND deleted = 0;
 
 -- name: accounts
-SELECT user, password_hash, admin, disabled, created_ms FROM account
+SELECT user, password_hash, admin, disabled, created_ms, shows_last_seen FROM account
 WHERE user > ? AND deleted = 0 ORDER BY user LIMIT ?;
 
 -- name: set_password
@@ -102,7 +103,7 @@ UPDATE account SET password_hash = ? WHERE user = ? AND deleted = 0;
 UPDATE account SET disabled = ? WHERE user = ? AND deleted = 0;
 
 -- name: delete_account
-UPDATE account SET deleted = 1, password_hash = NULL WHERE user = ? AND deleted = 0;
+UPDATE account SET deleted = 1, password_hash = NULL, last_seen_ms = NULL WHERE user = ? AND deleted = 0;
 
 -- name: delete_devices
 DELETE FROM device WHERE user = ?;
@@ -115,7 +116,7 @@ WHERE excluded.token_hash IS NOT NULL;
 
 -- name: identity
 SELECT d.user, d.device, d.name, d.created_ms, d.expires_ms,
-       c.user, c.password_hash, c.admin, c.disabled, c.created_ms
+       c.user, c.password_hash, c.admin, c.disabled, c.created_ms, c.shows_last_seen
 FROM device d JOIN account c ON c.user = d.user AND c.deleted = 0 WHERE d.token_hash = ?;
 
 -- name: device
@@ -135,3 +136,97 @@ SELECT admin FROM invite WHERE hash = ? AND expires_ms > ?;
 
 -- name: use_invite
 DELETE FROM invite WHERE hash = ?;
+
+-- name: set_shows_last_seen
+UPDATE account SET shows_last_seen = ? WHERE user = ? AND deleted = 0;
+
+-- name: seen
+UPDATE account SET last_seen_ms = max(coalesce(last_seen_ms, 0), told.value)
+FROM json_each(?) AS told WHERE account.user = told.key AND account.deleted = 0;
+
+-- name: acquainted
+SELECT other.value, c.shows_last_seen, c.last_seen_ms
+FROM json_each(:others) AS other
+CROSS JOIN account c ON c.user = other.value AND c.deleted = 0
+CROSS JOIN conversation v ON v.a = min(:user, other.value) AND v.b = max(:user, other.value) AND v.head > 0
+WHERE NOT EXISTS (SELECT 1 FROM block WHERE blocker = :user AND blocked = other.value)
+  AND NOT EXISTS (SELECT 1 FROM block WHERE blocker = other.value AND blocked = :user)
+ORDER BY other.key;
+
+-- name: put_subscription
+INSERT INTO subscription (user, device, kind, endpoint, keys, created_ms)
+SELECT user, device, ?, ?, ?, ? FROM device WHERE user = ? AND device = ?
+ON CONFLICT (user, device) DO UPDATE SET
+    kind = excluded.kind, endpoint = excluded.endpoint, keys = excluded.keys, created_ms = excluded.created_ms;
+
+-- name: remove_subscription
+DELETE FROM subscription WHERE user = :user AND device = :device AND endpoint = coalesce(:endpoint, endpoint);
+
+-- name: delete_subscriptions
+DELETE FROM subscription WHERE user = ?;
+
+-- name: subscriptions
+SELECT s.user, s.device, s.kind, s.endpoint, s.keys, s.created_ms
+FROM subscription s JOIN device d ON d.user = s.user AND d.device = s.device
+WHERE s.user = :user AND (d.expires_ms IS NULL OR d.expires_ms > :now_ms)
+  AND NOT EXISTS (SELECT 1 FROM account WHERE user = :user AND (disabled <> 0 OR deleted <> 0))
+ORDER BY s.device;
+
+-- name: push_state
+SELECT coalesce(max(k.delivered), 0), coalesce(max(k.read), 0),
+       coalesce((SELECT seq FROM pushed WHERE conversation = :key AND member = :member), 0)
+FROM mark k WHERE k.conversation = :key AND k.member = :member;
+
+-- name: newest_visible
+SELECT seq, id, sender, body, ts_ms, hidden FROM message
+WHERE conversation = :key AND seq > :above AND seq <= :upto AND sender = :sender AND hidden = 0
+ORDER BY seq DESC LIMIT 1;
+
+-- name: badge
+WITH mine AS (
+    SELECT key, head, last_a AS own, hidden, 0 AS member FROM conversation WHERE a = :user AND b <> :user
+    UNION ALL
+    SELECT key, head, last_b, hidden, 1 FROM conversation WHERE b = :user AND a <> :user
+), based AS (
+    SELECT m.key, m.head, m.hidden, max(m.own, coalesce(max(k.read), 0)) AS base
+    FROM mine m LEFT JOIN mark k ON k.conversation = m.key AND k.member = m.member
+    WHERE m.head > m.own
+    GROUP BY m.key
+)
+SELECT coalesce(sum(CASE WHEN hidden > base
+    THEN (SELECT count(*) FROM message WHERE conversation = based.key AND seq > base AND message.hidden = 0)
+    ELSE head - base END), 0)
+FROM based WHERE head > base;
+
+-- name: raise_pushed
+INSERT INTO pushed (conversation, member, seq)
+SELECT c.key, json_extract(told.value, '$[2]'), min(json_extract(told.value, '$[3]'), c.head)
+FROM json_each(?) AS told
+CROSS JOIN conversation c ON c.a = json_extract(told.value, '$[0]') AND c.b = json_extract(told.value, '$[1]')
+WHERE c.head > 0
+ON CONFLICT DO UPDATE SET seq = excluded.seq WHERE excluded.seq > seq;
+
+-- name: page_of_conversations
+SELECT max(key), count(*) FROM (SELECT key FROM conversation WHERE key > ? ORDER BY key LIMIT ?);
+
+-- name: unpushed
+WITH side AS (
+    SELECT c.key, c.a, c.b, c.ts_ms, c.hidden, m.value AS member, iif(m.value, c.last_a, c.last_b) AS last,
+           coalesce((SELECT seq FROM pushed WHERE conversation = c.key AND member = m.value), 0) AS told
+    FROM conversation c CROSS JOIN (SELECT 0 AS value UNION ALL SELECT 1) m
+    WHERE c.key > :after AND c.key <= :upto AND c.a <> c.b AND (:every_user
+          OR EXISTS (SELECT 1 FROM subscription WHERE user = iif(m.value, c.b, c.a)))
+    LIMIT -1  -- keeps it a table of its own, so that what is computed here is computed once
+), marked AS (
+    SELECT *,
+           max(told, coalesce((SELECT max(delivered) FROM mark k
+                               WHERE k.conversation = side.key AND k.member = side.member), 0)) AS base,
+           told > 0 AND told > coalesce((SELECT max(read) FROM mark k
+                                         WHERE k.conversation = side.key AND k.member = side.member), 0) AS shown
+    FROM side WHERE last > told OR told > 0
+    LIMIT -1
+)
+SELECT key, a, b, member, last, hidden, base, iif(shown, told, 0), ts_ms >= :newer_than_ms AS young,
+       EXISTS (SELECT 1 FROM block WHERE blocker = a AND blocked = b)
+       OR EXISTS (SELECT 1 FROM block WHERE blocker = b AND blocked = a) AS apart
+FROM marked WHERE shown OR (young AND last > base AND NOT apart);

@@ -101,10 +101,6 @@ def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) ->
                 position = held
         if whose == (1 - member if a != b else member):
             peer = [max(peer[0], delivered), max(peer[1], read_to)]
-    seen = max(own[1], (last_a, last_b)[member])
-    unread = 0 if a == b else head - seen
-    if hidden > seen and unread:
-        unread = db.execute(QUERY["unread_visible"], (key, seen)).fetchone()[0]
     frozen = _frozen(db, pair, user)
     conv = conv_of(a, b)
     return ConversationView(
@@ -115,11 +111,18 @@ def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) ->
         read=own[1],
         peer_delivered=peer[0] if frozen is None else frozen.delivered,
         peer_read=peer[1] if frozen is None else frozen.read,
-        unread=unread,
+        unread=0 if a == b else unread(db, key, max(own[1], (last_a, last_b)[member]), head, hidden),
         updated_ms=ts_ms,
         position=position,
         last=message(conv, pair, last),
     )
+
+
+def unread(db: sqlite3.Connection, key: int, base: int, head: int, hidden: int) -> int:
+    """How many above ``base`` are visible, where all are the peer's; ``hidden``: the last seq that is not visible."""
+    if hidden <= base:
+        return head - base
+    return int(db.execute(QUERY["unread_visible"], (key, base)).fetchone()[0])
 
 
 def _frozen(db: sqlite3.Connection, pair: tuple[str, str], user: str) -> Marks | None:
