@@ -264,5 +264,5 @@ class PushStore(Protocol):
         """Keep a value (≤ 4,096 characters) under a name for ever, unless one is there. Returns: what is kept."""
 
 
-class Store(MessageStore, AccountStore, Protocol):
+class Store(MessageStore, AccountStore, PresenceStore, PushStore, Protocol):
     """A whole store."""

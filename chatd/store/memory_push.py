@@ -92,7 +92,7 @@ class MemoryPush(MemoryPresence):
         self, *, cursor: str | None = None, limit: int, newer_than_ms: int, every_user: bool
     ) -> UnpushedPage:
         self._check_open()
-        start = int(cursor) if cursor is not None and cursor.isascii() and cursor.isdecimal() else 0
+        start = int(cursor or 0)
         page = list(islice(self._convs, start, start + limit))  # a dict never reorders what is in it
         rows = [
             row

@@ -11,9 +11,11 @@ from broken_stores import BROKEN, IdReuseRaises, LastMarkWins
 from store_backends import Deaf, FaultyMemoryStore, MemoryBackend, sqlite_backend
 
 from chatd.errors import Unavailable
-from chatd.store.base import AccountStore, MessageStore, Store
+from chatd.store.base import AccountStore, MessageStore, PresenceStore, PushStore, Store
 from chatd.store.conformance import CHECKS, Backend, Factory, Fault, Result, run, run_check
 from chatd.store.memory import MemoryStore
+
+CONTRACTS = (MessageStore, AccountStore, PresenceStore, PushStore)
 
 # A local engine answers or dies with its process: there is nobody who could lose an answer.
 SKIPPED_ON_SQLITE = {
@@ -88,7 +90,7 @@ async def test_what_a_backend_does_not_have_is_skipped_with_the_reason() -> None
     skipped = {one.name: one.skipped for one in results if one.skipped is not None}
     assert skipped["logs_survive_a_reopen"] == "nothing of this backend survives a close"
     assert skipped["gone_stores_nothing"] == "this backend cannot make a commit end in 'gone'"
-    assert len(skipped) == 6
+    assert len(skipped) == 10
     assert Result("counts_are_totals") in results
 
 
@@ -101,7 +103,7 @@ async def test_every_method_of_the_contract_is_tried_after_close() -> None:
             return super().__getattribute__(name)
 
     await CHECKS["a_closed_store_is_unavailable"](MemoryBackend(Watched))
-    contract = {n for kind in (MessageStore, AccountStore) for n in vars(kind) if not n.startswith("_")}
+    contract = {n for kind in CONTRACTS for n in vars(kind) if not n.startswith("_")}
     assert contract - {"durability", "incarnation"} <= called
 
 

@@ -15,7 +15,18 @@ from msgspec import Struct
 from chatd.errors import ChatdError
 
 # Importing them registers their checks, in this order.
-from chatd.store.conformance import accounts, blocks, faults, life, lists, logs, marks  # noqa: F401
+from chatd.store.conformance import (  # noqa: F401
+    accounts,
+    blocks,
+    faults,
+    life,
+    lists,
+    logs,
+    marks,
+    presence,
+    push,
+    walks,
+)
 from chatd.store.conformance.kit import CHECKS, Backend, Check, Fault, Skipped
 
 __all__ = ["CHECKS", "Backend", "Check", "Factory", "Fault", "Result", "Skipped", "run", "run_check"]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from chatd.errors import Unavailable
-from chatd.model import Account, Device, Marks
+from chatd.model import Account, Device, Marks, Pushed, Subscription
 from chatd.store.base import Store
 from chatd.store.conformance.kit import (
     Backend,
@@ -26,6 +26,7 @@ from chatd.store.conformance.kit import (
 
 ALICE = Account("alice", None, admin=False, disabled=False, created_ms=1_000)
 PHONE = Device("alice", "phone", "", 1_000)
+PUSH = Subscription("alice", "phone", "webpush", "https://push/1", {}, 1_000)
 TOKEN, INVITE, USED = b"\0" * 31 + b"t", b"\0" * 31 + b"i", b"\0" * 31 + b"u"
 
 
@@ -78,6 +79,17 @@ async def a_closed_store_is_unavailable(backend: Backend) -> None:
         "remove_device": lambda: store.remove_device("alice", "phone"),
         "add_invite": lambda: store.add_invite(INVITE, admin=False, expires_ms=1),
         "redeem_invite": lambda: store.redeem_invite(INVITE, ALICE, 0),
+        "acquainted": lambda: store.acquainted("alice", ["bob"]),
+        "seen": lambda: store.seen({"alice": 1}),
+        "set_shows_last_seen": lambda: store.set_shows_last_seen("alice", False),
+        "put_subscription": lambda: store.put_subscription(PUSH),
+        "remove_subscription": lambda: store.remove_subscription("alice", "phone"),
+        "subscriptions": lambda: store.subscriptions("alice", 0),
+        "owed": lambda: store.owed("alice:bob", "alice"),
+        "badge": lambda: store.badge("alice"),
+        "pushed": lambda: store.pushed([Pushed("alice:bob", "bob", 1)]),
+        "unpushed": lambda: store.unpushed(limit=1, newer_than_ms=0, every_user=True),
+        "keep": lambda: store.keep("name", "value"),
     }
     for name, call in calls.items():
         try:
