@@ -120,7 +120,7 @@ class Connection:
     def congested(self, on: bool) -> None:
         """The socket owes its client too much, or has drained."""
         self._logs.congested(on)
-        self._services.presence.congested(self, on)
+        self._services.presence.congested(self)
 
     def lost(self) -> None:
         """The socket is gone. What was submitted is committed all the same."""
@@ -143,9 +143,14 @@ class Connection:
         if not self._logs.receipt(grown, payload):
             self._close(Close(4408, "not reading"))
 
+    @property
+    def full(self) -> bool:
+        """See `Listener`."""
+        return self._logs.cursor.congested
+
     def hint(self, payload: bytes) -> None:
         """See `Listener`."""
-        if not self._logs.cursor.congested and self.session.state is not State.CLOSED:
+        if not self.full and self.session.state is not State.CLOSED:
             self._wire.write(payload)
 
     def end(self, code: int, reason: str) -> None:

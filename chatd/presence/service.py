@@ -40,6 +40,10 @@ class Listener(Protocol):
     @property
     def device(self) -> str: ...
 
+    @property
+    def full(self) -> bool:
+        """Whether its socket owes the client too much: `hint` drops, and `Presence.congested` is told of changes."""
+
     def hint(self, payload: bytes) -> None:
         """Write a frame, or drop it if the socket is full."""
 
@@ -47,13 +51,13 @@ class Listener(Protocol):
 class Watcher(Subscriber):
     """A device that watches, types or told its status; one that never did has none."""
 
-    __slots__ = ("congested", "inactive", "listener", "typed_s")
+    __slots__ = ("inactive", "listener", "typed_s")
 
     def __init__(self, listener: Listener, *, shows_last_seen: bool) -> None:
         super().__init__(shows_last_seen=shows_last_seen)
         self.listener = listener
         self.inactive = False
-        self.congested = False
+        self.quiet = listener.full
         self.typed_s: OrderedDict[str, float] = OrderedDict()  # conv → when it was told last
 
     def may_type(self, conv: str, now_s: float) -> bool:
@@ -131,14 +135,13 @@ class Presence:
             self._quiet(watcher)
         self._changed(listener.user)
 
-    def congested(self, listener: Listener, on: bool) -> None:
+    def congested(self, listener: Listener) -> None:
         """Its socket is full, or has drained."""
         if listener.watcher is not None:
-            listener.watcher.congested = on
             self._quiet(listener.watcher)
 
     def _quiet(self, watcher: Watcher) -> None:
-        self._watching.quiet(watcher, watcher.inactive or watcher.congested, self._now_s())
+        self._watching.quiet(watcher, watcher.inactive or watcher.listener.full, self._now_s())
         self._arm()
 
     # --- watching ---------------------------------------------------------------------------------------
@@ -158,7 +161,10 @@ class Presence:
             if user not in known:
                 watcher.told.pop(user, None)
         for user, one in known.items():
-            self._roster.last_seen(user, one.last_seen_ms if one.shows_last_seen else None)
+            if not one.shows_last_seen:
+                self._roster.last_seen(user, None)
+            elif one.last_seen_ms is not None:  # else it is not stored yet, if it is known here
+                self._roster.last_seen(user, one.last_seen_ms)
         self._watching.add(watcher)
         return _frame(self._watching.watch(watcher, known))
 
@@ -261,11 +267,20 @@ class Presence:
         for user in gone:
             self._watching.changed(user, now_s)
         self._store_seen(gone)
-        for subscriber, states in self._watching.due(now_s):
-            if isinstance(subscriber, Watcher):
-                self._metrics.presence_frames += 1
-                subscriber.listener.hint(protocol.encode(_frame(states)))
-        self._arm()
+        try:
+            for subscriber, states in self._watching.due(now_s):
+                if isinstance(subscriber, Watcher):
+                    self._tell(subscriber.listener, states)
+        finally:
+            self._arm()
+
+    def _tell(self, listener: Listener, states: list[tuple[str, Shown]]) -> None:
+        """One device that fails must not keep the others from theirs."""
+        self._metrics.presence_frames += 1
+        try:
+            listener.hint(protocol.encode(_frame(states)))
+        except Exception as exc:
+            log.exception("presence_failed", user=listener.user, device=listener.device, exc_info=exc)
 
     # --- when they were last here -----------------------------------------------------------------------
 

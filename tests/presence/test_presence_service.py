@@ -45,6 +45,7 @@ class Device:
     def __init__(self, user: str, device: str = "phone") -> None:
         self.user, self.device = user, device
         self.watcher: Watcher | None = None
+        self.full = False
         self.frames: list[protocol.ServerFrame | None] = []
         self.heard = asyncio.Event()
 

@@ -22,6 +22,7 @@ class Device:
         self.payloads: list[bytes] = []
         self.ended: list[int] = []
         self.watcher: Watcher | None = None
+        self.full = False
         self._delivery = delivery
         delivery.add(self)
 
