@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 
+from broken_presence import BROKEN_PRESENCE
 from broken_push import BROKEN_PUSH
 from msgspec.structs import replace
 from store_backends import FaultyMemoryStore
@@ -424,5 +425,6 @@ BROKEN: list[tuple[type[FaultyMemoryStore], str]] = [
     (GrowsAlways, "marks_without_messages_do_nothing"),
     (LastMarkWins, "marks_that_race_end_at_their_maximum"),
     (EnrollsTwice, "a_device_may_start_again"),
+    *BROKEN_PRESENCE,
     *BROKEN_PUSH,
 ]

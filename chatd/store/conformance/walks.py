@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatd.model import Pushed, Unpushed
+from chatd.model import Account, Pushed, Unpushed
 from chatd.store.base import Store
 from chatd.store.conformance.kit import Backend, Skipped, advance, check, draft, equal, expect, fill, say
 from chatd.store.conformance.push import subscribed
@@ -25,7 +25,7 @@ async def walk(store: Store, limit: int, *, newer_than_ms: int = 0, every_user: 
 
 async def town(store: Store) -> list[Unpushed]:
     """Fill a store with every kind of conversation; the rows that a walk is to give."""
-    for number, peer in enumerate(("ann", "ben", "cat", "dan", "eve", "fay", "gus", "hal", "ivy")):
+    for number, peer in enumerate(("ann", "ben", "cat", "dan", "eve", "fay", "gus", "hal", "ivy", "jim")):
         await fill(store, 4, first=1 + number * 10, conv=f"{peer}:zoe", sender=peer)
     await advance(store, 4, conv="ann:zoe", user="zoe")  # taken
     await store.pushed([Pushed("ben:zoe", "zoe", 4)])  # on the screen
@@ -37,6 +37,7 @@ async def town(store: Store) -> list[Unpushed]:
     await fill(store, 1, first=100, conv="eve:zoe", sender="zoe")  # both are owed something
     await store.pushed([Pushed("fay:zoe", "zoe", 1)])
     await store.block("fay", "zoe", on=True)  # on the screen, and nothing is owed any more
+    await store.block("zoe", "jim", on=True)
     await store.block("zoe", "gus", on=True)
     await fill(store, 2, first=101, conv="gus:zoe", sender="gus")  # hidden above what is visible
     await store.block("zoe", "gus", on=False)
@@ -115,6 +116,11 @@ async def a_walk_may_be_of_subscribers_only(backend: Backend) -> None:
     await store.remove_subscription("zoe", "phone")
     await store.remove_device("eve", "phone")
     equal(await walk(store, 3, every_user=False), [], "a subscription was removed, a device was")
+    await store.add_account(Account("eve", None, admin=False, disabled=False, created_ms=1))
+    await subscribed(store, "eve")
+    equal(len(await walk(store, 3, every_user=False)), 1, "there is one again")
+    await store.delete_account("eve")
+    equal(await walk(store, 3, every_user=False), [], "an account was deleted")
 
 
 @check
