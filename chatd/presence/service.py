@@ -23,6 +23,7 @@ from chatd.store.base import PresenceStore
 LAST_SEEN_CACHED_MAX = 100_000
 PAIRS_CACHED_MAX = 50_000
 TYPED_CONVERSATIONS_MAX = 64
+TURN_SUBSCRIBERS_MAX = 8  # are told in one turn of the loop: a message does not wait for more
 SEEN_USERS_MAX = 10_000  # of one write: the store contract
 SEEN_WAITING_USERS_MAX = 100_000
 
@@ -268,7 +269,7 @@ class Presence:
             self._watching.changed(user, now_s)
         self._store_seen(gone)
         try:
-            for subscriber, states in self._watching.due(now_s):
+            for subscriber, states in self._watching.due(now_s, TURN_SUBSCRIBERS_MAX):
                 if isinstance(subscriber, Watcher):
                     self._tell(subscriber.listener, states)
         finally:

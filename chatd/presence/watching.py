@@ -45,7 +45,9 @@ class Watching:
         self._next_slot = cycle(range(SLOTS))
         self._changed: dict[str, int] = {}  # user → the round in which it changed last; the oldest first
         self._stale: set[Subscriber] = set()
-        self._round = 0  # the last one that was told
+        self._round = 0  # the last one whose slot's turn has come
+        self._whole_from = 0  # the round from which on every slot has been told after a pause
+        self._turn: list[Subscriber] = []  # of that slot, who has not been looked at yet
 
     def add(self, subscriber: Subscriber) -> None:
         """A device watches somebody from now on."""
@@ -91,18 +93,33 @@ class Watching:
 
     def next_s(self) -> float | None:
         """When `due` is to be asked (monotonic), or None: nobody has anything to hear."""
+        if self._turn:
+            return self._round * self._slot_s
         return (self._round + 1) * self._slot_s if self._changed or self._stale else None
 
-    def due(self, now_s: float) -> list[tuple[Subscriber, list[tuple[str, Shown]]]]:
-        """Whose slot has come, and what they are to hear; those who have nothing to hear are left out."""
+    def due(self, now_s: float, subscribers_max: int) -> list[tuple[Subscriber, list[tuple[str, Shown]]]]:
+        """Whose slot has come, and what they are to hear; those who have nothing to hear are left out.
+
+        At most so many are looked at; then `next_s` has passed already, and it is to be asked again.
+        """
         now = self._at(now_s)
-        self._round = max(self._round, now - SLOTS)  # after a pause each slot is told once
+        if self._round < now - SLOTS:  # after a pause each slot is told once
+            self._round = now - SLOTS
+            self._whole_from = now
         result: list[tuple[Subscriber, list[tuple[str, Shown]]]] = []
-        while self._round < now:
-            self._round += 1
-            slot = self._slots[self._round % SLOTS]
-            result.extend((one, states) for one in slot if (states := self._news(one)))
-        self._forget(now - SLOTS)
+        for _ in range(subscribers_max):
+            while not self._turn and self._round < now:
+                if self._round >= self._whole_from:
+                    self._forget(self._round - SLOTS)
+                self._round += 1
+                self._turn = list(self._slots[self._round % SLOTS])
+            if not self._turn:
+                break
+            subscriber = self._turn.pop()
+            if subscriber.slot >= 0 and (states := self._news(subscriber)):
+                result.append((subscriber, states))
+        if not self._turn and self._round >= self._whole_from:
+            self._forget(self._round - SLOTS)
         return result
 
     def _begin(self, now_s: float) -> None:

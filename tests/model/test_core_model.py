@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from reference import ComparedStore, Reference, SlowStore
-from virtual_time import VirtualLoop
 
 from chatd import settings as configuration
 from chatd.app import Server
@@ -29,6 +28,7 @@ from chatd.passwords import Passwords
 from chatd.store.base import Store
 from chatd.testing.faults import Fault, FaultyStore
 from chatd.testing.server import GENEROUS
+from chatd.testing.virtual_time import VirtualLoop
 
 USERS = ("alice", "bob")
 NAMES = ("one", "two")

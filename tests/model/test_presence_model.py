@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import VirtualLoop
 
 from chatd import protocol
 from chatd.metrics import Metrics
 from chatd.model import Acquaintance, conv_of
 from chatd.presence.service import Presence, Watcher
 from chatd.settings import PresenceSettings
+from chatd.testing.virtual_time import VirtualLoop
 
 USERS = ("alice", "bob", "carol", "dave")
 DEVICES = ("phone", "laptop")

@@ -32,7 +32,7 @@ class World:
         """Ask whenever the batcher wants to be asked."""
         told = []
         while (at_s := self.watching.next_s()) is not None and at_s <= until_s:
-            told += [(at_s, one, dict(states)) for one, states in self.watching.due(at_s)]
+            told += [(at_s, one, dict(states)) for one, states in self.watching.due(at_s, 7)]
         return told
 
 
@@ -40,7 +40,7 @@ def test_nothing_to_hear_no_time_to_wake() -> None:
     world = World()
     world.subscriber("alice")
     assert world.watching.next_s() is None
-    assert world.watching.due(1_000.0) == []
+    assert world.watching.due(1_000.0, 7) == []
 
 
 def test_the_answer_is_the_present_state_and_changes_are_told_against_it() -> None:
@@ -121,9 +121,31 @@ def test_after_a_long_pause_each_slot_is_told_once() -> None:
     world = World()
     people = [world.subscriber("alice") for _ in range(SLOTS)]
     world.set("alice", ONLINE, 0.0)
-    told = world.watching.due(1_000.0)
+    told = []
+    for _ in range(SLOTS):
+        told += world.watching.due(1_000.0, 7)
     assert {one for one, _ in told} == set(people)
     assert len(told) == SLOTS
+    assert world.run(2_000.0) == []
+    assert world.watching.next_s() is None
+
+
+def test_a_turn_looks_at_few_and_goes_on_with_the_others_at_once() -> None:
+    world = World()
+    people = [world.subscriber("alice") for _ in range(10 * SLOTS)]  # ten a slot
+    world.set("alice", ONLINE, 0.0)
+    at_s = world.watching.next_s()
+    assert at_s is not None
+    first = world.watching.due(at_s, 7)
+    assert len(first) == 7
+    late = first[0][0]
+    assert world.watching.next_s() == at_s
+    gone = next(one for one in people if one.slot == late.slot and one.told["alice"] is OFFLINE)
+    world.watching.remove(gone)  # who leaves in between is not told
+    assert len(world.watching.due(at_s, 7)) == 2
+    after_s = world.watching.next_s()
+    assert after_s is not None
+    assert after_s > at_s
 
 
 def test_who_hides_its_last_seen_does_not_see_it_of_others() -> None:
