@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from chatd.cli.account import Account, connected, with_account
 from chatd.cli.common import Failed
-from chatd.cli.lines import quoted, shown, stdin_lines
+from chatd.cli.lines import clock, quoted, shown, stdin_lines
 from chatd.cli.messages import TICKS, message_line
 from chatd.errors import Refusal
 from chatd.model import conv_of, is_user, peer_of
 from chatd.protocol import new_message_id
 
 if TYPE_CHECKING:
-    from chatd.client import Client, Event, Handle, MessageEvent
+    from chatd.client import Client, Event, Handle, MessageEvent, PresenceEvent
 
 UNSENT_MESSAGES_MAX = 1_000
 OWN_MESSAGES_MAX = 1_000
@@ -81,6 +82,8 @@ class Chat:
         if self._kept:
             _say(f"{_count(len(self._kept))} of last time still unsent: on the way")
         _say(f"you write to {self._to}; /help tells the rest" if self._to else "/to NAME begins; /help tells the rest")
+        if self._to:
+            self._watch(self._to)
         tasks = [asyncio.create_task(work) for work in (self._read_input(), self._show_events(), self._await_sent())]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -136,14 +139,14 @@ class Chat:
             case "help":
                 _say(HELP)
             case "to" if is_user(argument):
-                self._to = argument
-                _say(f"you write to {argument}")
+                self._write_to(argument)
             case "to":
                 _say("✗ /to NAME: a name has 1 to 64 of a-z 0-9 . _ -")
             case "list":
                 for row in (await self._client.conversations(limit=HISTORY_ITEMS, timeout=ASK_S)).conversations:
                     last = quoted(row.last.body) if row.last is not None and row.last.body is not None else ""
                     _say(f"{row.peer}  {row.unread} unread  {last}")
+                _say(f"{self._client.badge} unread in all")
             case "history":
                 await self._history(argument or str(HISTORY_ITEMS))
             case _:
@@ -210,6 +213,10 @@ class Chat:
                 await self._client.mark_read(event.conv, event.seq)
             case client.ReceiptEvent():
                 self._tell_marks(event.conv)
+            case client.PresenceEvent() if event.user == self._to:
+                _say(presence_line(event))
+            case client.TypingEvent() if event.user == self._to and event.on:
+                _say(f"{event.user} is typing …")
             case client.ConnectedEvent():
                 _say(f"connected as {event.user}")
                 self._away = False
@@ -229,8 +236,19 @@ class Chat:
         _say(message_line(event, self._me))
         await self._client.mark_read(event.conv, event.seq)
         if self._to is None:
-            self._to = event.sender
-            _say(f"you write to {self._to}")
+            self._write_to(event.sender)
+
+    def _write_to(self, peer: str) -> None:
+        """From now on; what is known of them is told, and what becomes of it."""
+        self._to = peer
+        _say(f"you write to {peer}")
+        self._watch(peer)
+
+    def _watch(self, peer: str) -> None:
+        self._client.watch(peer)
+        known = self._client.presence(peer)
+        if known is not None:
+            _say(presence_line(known))
 
     def _tell_marks(self, conv: str) -> None:
         """One line when the peer got or read more: the newest message that it holds for, and how many before it."""
@@ -251,6 +269,13 @@ class Chat:
 def _mark_line(ticks: str, peer: str, messages: list[Own]) -> str:
     more = f" and {len(messages) - 1} before it" if len(messages) > 1 else ""
     return f"{ticks} {peer}: {quoted(messages[-1].text)}{more}"
+
+
+def presence_line(event: PresenceEvent) -> str:
+    """How somebody is there, as a line."""
+    if event.last_seen is None:
+        return f"{event.user} is {event.state}"
+    return f"{event.user} is offline, last seen {clock(event.last_seen, datetime.now().astimezone())}"
 
 
 def _count(messages: int) -> str:

@@ -8,6 +8,8 @@ import signal
 
 from cli_rig import Place
 
+from chatd.client import Client
+
 
 async def test_the_readme_two_terminals_and_nothing_else(place: Place) -> None:
     async with place.serving() as server:
@@ -61,6 +63,7 @@ async def test_ticks_over_pipes_and_the_commands(place: Place) -> None:
             async with await place.start("chat", bob_url) as bob:
                 await bob.until(r"alice: /slash \\x1b\[2Jclear\n")  # no escape reaches the terminal
                 await bob.until("you write to alice")  # who writes first is answered
+                await bob.until("alice is online")
                 await alice.until("✓✓ read bob: ")
                 await bob.type("two")
                 await alice.until("bob: two")
@@ -68,6 +71,7 @@ async def test_ticks_over_pipes_and_the_commands(place: Place) -> None:
                 await bob.until(r"alice: /slash.*\n.*bob → alice: two\n")
                 await bob.type("/list")
                 await bob.until('alice  0 unread  "two"')
+                await bob.until("0 unread in all")
                 await bob.type("/dance")
                 await bob.until("/dance is no command")
                 bob.end_input()
@@ -77,6 +81,29 @@ async def test_ticks_over_pipes_and_the_commands(place: Place) -> None:
             await alice.until('✗ stranger: "anybody\\?" was not sent: there is no user stranger')
             alice.end_input()
             assert await alice.end() == 0
+
+
+async def test_a_peer_who_types_and_leaves_is_seen_to(place: Place) -> None:
+    place.env |= {
+        "CHATD_PASSWORD": "a common password",
+        "CHATD_PRESENCE_GRACE_S": "0",
+        "CHATD_PRESENCE_INTERVAL_S": "0.1",
+    }
+    async with place.serving() as server:
+        assert (await place.run("chat", f"alice@{server.url}", "--register")).code == 0
+        async with (
+            await Client.login(server.url, "bob", "a common password", register=True) as bob,
+            await place.start("chat", f"alice@{server.url}", "--to", "bob") as alice,
+        ):
+            await alice.until("connected as alice")
+            sent = await (await bob.send("alice", "hi")).sent()
+            await alice.until("bob is online")
+            bob.typing(sent.conv)
+            await alice.until("bob is typing …")
+            bob.status("away")
+            await alice.until("bob is away")
+            await bob.close()
+            await alice.until(r"bob is offline, last seen \d\d:\d\d")
 
 
 async def test_what_is_written_while_the_server_is_away_is_kept_and_arrives(place: Place) -> None:
