@@ -1,7 +1,7 @@
 """Administration of a running server: its verbs over a unix socket in the data directory, mode 0600.
 
-Who can open the socket owns the data anyway, so it asks for no token. The same table of verbs runs directly against the
-accounts of an opened store when no server runs.
+Who can open the socket owns the data anyway, so it asks for no token. The same table of verbs runs directly on an
+opened store when no server runs.
 
 ``POST /call`` {verb, args} → 200 {result}, or 400 {code, message, retry_after_ms?}.
 """
@@ -24,6 +24,8 @@ from msgspec import Struct
 
 from chatd.accounts import Accounts
 from chatd.errors import REFUSALS, BadFrame, InternalError, Refusal, StartError, Unavailable, Unsupported
+from chatd.push.service import Push
+from chatd.push.subscriptions import Subscriptions
 
 SOCKET_NAME = "admin.sock"
 PATH_BYTES_MAX = 103
@@ -41,8 +43,10 @@ VERBS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "tokens": Accounts.tokens,
     "revoke": Accounts.revoke,
     "create_invite": Accounts.create_invite,
+    "push_kinds": Subscriptions.kinds,
+    "push_test": Push.test,
 }
-"""Verb → the method of `Accounts` with its parameters, which are the arguments of the verb."""
+"""Verb → the method with its parameters, which are the arguments of the verb."""
 
 
 class Call(Struct, frozen=True):
@@ -71,7 +75,15 @@ def _parameters(method: Callable[..., Any]) -> type[Struct]:
 _PARAMETERS = {verb: _parameters(method) for verb, method in VERBS.items()}
 
 
-async def run(accounts: Accounts, verb: str, args: Mapping[str, Any]) -> Any:
+class Administered(Struct, frozen=True):
+    """What the verbs work on."""
+
+    accounts: Accounts
+    subscriptions: Subscriptions
+    push: Push
+
+
+async def run(administered: Administered, verb: str, args: Mapping[str, Any]) -> Any:
     """Run a verb. Returns plain values (dicts, lists, strings, numbers, None).
 
     Raises: Unsupported – no such verb. BadFrame – arguments that it does not take. What the method raises.
@@ -82,16 +94,19 @@ async def run(accounts: Accounts, verb: str, args: Mapping[str, Any]) -> Any:
         parameters = msgspec.convert(dict(args), _PARAMETERS[verb])
     except msgspec.ValidationError as exc:
         raise BadFrame(f"{verb}: {exc}") from exc
-    return msgspec.to_builtins(await VERBS[verb](accounts, **msgspec.structs.asdict(parameters)))
+    method = VERBS[verb]
+    parts = msgspec.structs.astuple(administered)
+    owner = next(one for one in parts if getattr(type(one), method.__name__, None) is method)
+    return msgspec.to_builtins(await method(owner, **msgspec.structs.asdict(parameters)))
 
 
-def admin_app(accounts: Accounts) -> web.Application:
+def admin_app(administered: Administered) -> web.Application:
     """The server's half, to be served on the socket and nowhere else."""
 
     async def call(request: web.Request) -> web.Response:
         try:
             wanted = msgspec.json.decode(await request.read(), type=Call)
-            answer = _Answer(result=await run(accounts, wanted.verb, wanted.args))
+            answer = _Answer(result=await run(administered, wanted.verb, wanted.args))
         except msgspec.DecodeError as exc:
             answer = _Answer(code=BadFrame.code, message=str(exc))
         except Refusal as exc:
@@ -108,13 +123,13 @@ def admin_app(accounts: Accounts) -> web.Application:
 
 
 @asynccontextmanager
-async def serving(accounts: Accounts, socket_path: Path) -> AsyncIterator[None]:
+async def serving(administered: Administered, socket_path: Path) -> AsyncIterator[None]:
     """Serve the verbs on ``socket_path`` meanwhile; the caller owns its directory, so a socket there is a stale one.
 
     Raises: StartError – the path is too long for a unix socket, or cannot be made.
     """
     sock = _bound(socket_path)
-    runner = web.AppRunner(admin_app(accounts), access_log=None, handle_signals=False)
+    runner = web.AppRunner(admin_app(administered), access_log=None, handle_signals=False)
     try:
         await runner.setup()
         await web.SockSite(runner, sock).start()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
@@ -23,6 +24,10 @@ from chatd.metrics import Metrics
 from chatd.passwords import Passwords
 from chatd.presence.service import Presence
 from chatd.protocol import WS_PATH
+from chatd.push.base import Context, Notifier
+from chatd.push.load import load
+from chatd.push.service import Push
+from chatd.push.subscriptions import Subscriptions
 from chatd.sequencer import Sequencer
 from chatd.services import Services
 from chatd.settings import Settings
@@ -93,6 +98,8 @@ class Server:
         self.sequencer: Sequencer
         self.delivery: Delivery
         self.presence: Presence
+        self.push: Push
+        self.subscriptions: Subscriptions
         self.sockets: Sockets
 
     @property
@@ -103,7 +110,26 @@ class Server:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def start(self, *, listen: bool = True) -> None:
-        """Open the store, wire, listen. Raises: StartError, ConfigError – one line that says the way out."""
+        """Open, begin to work, listen. Raises: StartError, ConfigError – one line that says the way out."""
+        missing = await self.open(listen=listen)
+        self._log_store()
+        for line in missing:
+            log.info("notifier_missing", notifier=line)
+        try:
+            self.sequencer.start()
+            self.push.start()
+            self.sockets.start()
+            if listen:
+                await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def open(self, *, listen: bool = True) -> list[str]:
+        """Open the store and put everything together, so that the administration can work; nothing runs yet.
+
+        Returns: a line about each notifier that cannot be had. Raises: as `start`.
+        """
         settings = self.settings
         proxies = parse_networks(settings.server.trusted_proxies)
         jwt = None
@@ -111,16 +137,23 @@ class Server:
             path = Path(settings.accounts.jwt_keys)
             jwt = jwt_keys.load(path, audience=settings.accounts.jwt_audience, issuer=settings.accounts.jwt_issuer)
         await self.store.open()
-        self._log_store()
         try:
-            self._wire(jwt, proxies, listen=listen)
-            if listen:
-                await self._listen()
+            notifiers, missing = await load(Context(settings.push, self.store, self._now_ms))
+            self._wire(jwt, proxies, notifiers, missing, listen=listen)
         except BaseException:
-            await self.stop()
+            await self.store.close()
             raise
+        return missing
 
-    def _wire(self, jwt: jwt_keys.JwtKeys | None, proxies: tuple[Network, ...], *, listen: bool) -> None:
+    def _wire(
+        self,
+        jwt: jwt_keys.JwtKeys | None,
+        proxies: tuple[Network, ...],
+        notifiers: Mapping[str, Notifier],
+        missing: Sequence[str],
+        *,
+        listen: bool,
+    ) -> None:
         settings = self.settings
         self.accounts = Accounts(
             self.store,
@@ -144,8 +177,27 @@ class Server:
         self.accounts.on_revoked = self.delivery.end
         self.accounts.on_blocked = self.presence.blocked
         self.accounts.on_shows_last_seen = self.presence.shows_last_seen
+        self.push = Push(
+            self.store,
+            notifiers,
+            settings.push,
+            self.metrics,
+            connected=self.delivery.has,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+            random=random.random,
+            on_broken=self._store_broke,
+        )
+        self.subscriptions = Subscriptions(
+            self.store, notifiers, missing, now_ms=self._now_ms, on_subscribed=self.push.subscribed
+        )
         self.sequencer = Sequencer(
-            self.store, self.delivery, limits, self.metrics, now_s=self._now_s, on_broken=self._store_broke
+            self.store,
+            (self.delivery, self.push),
+            limits,
+            self.metrics,
+            now_s=self._now_s,
+            on_broken=self._store_broke,
         )
         catch_ups = asyncio.Semaphore(limits.catch_ups_max)
         self.metrics.gauges["queue_drafts"] = lambda: self.sequencer.queued
@@ -167,6 +219,7 @@ class Server:
         self._api = Api(
             accounts=self.accounts,
             store=self.store,
+            subscriptions=self.subscriptions,
             sender=self.sequencer,
             limits=limits,
             sends=sends,
@@ -180,8 +233,6 @@ class Server:
             origins=settings.server.origins,
             trusted_proxies=proxies,
         )
-        self.sequencer.start()
-        self.sockets.start()
 
     def web_app(self) -> web.Application:
         """The HTTP and WebSocket application: what `start` serves, or what a host mounts with ``add_subapp``."""
@@ -190,11 +241,16 @@ class Server:
         app.add_routes(http.routes(self._api))
         return app
 
+    @property
+    def administered(self) -> admin.Administered:
+        """What the administration's verbs work on."""
+        return admin.Administered(self.accounts, self.subscriptions, self.push)
+
     async def serve_admin(self) -> None:
-        """Let ``chatd user`` and ``chatd token`` reach this server through its data directory."""
+        """Let ``chatd user``, ``token`` and ``push`` reach this server through its data directory."""
         if isinstance(self.store, SqliteStore):
             path = self.store.directory / admin.SOCKET_NAME
-            await self._stack.enter_async_context(admin.serving(self.accounts, path))
+            await self._stack.enter_async_context(admin.serving(self.administered, path))
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
@@ -210,6 +266,7 @@ class Server:
         await self.sockets.emptied(drain_s)
         self.sockets.stop()
         await self.presence.close()
+        await self.push.close()
         await self._stack.aclose()
         if self._own_passwords:
             self._passwords.close()

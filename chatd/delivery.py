@@ -52,6 +52,10 @@ class Delivery:
             if not devices:
                 del self._users[one.user]
 
+    def has(self, user: str) -> bool:
+        """Whether a device of this user is connected."""
+        return user in self._users
+
     def connected(self, user: str | None = None) -> Iterator[Recipient]:
         """The devices connected now, of one user or of all."""
         for devices in [self._users.get(user, {})] if user is not None else list(self._users.values()):

@@ -31,6 +31,14 @@ SPECS = (
     Spec("commits", "counter", "Commits of the store."),
     Spec("commits_failed", "counter", "Commits that the store refused."),
     Spec("commits_unknown", "counter", "Commits whose outcome had to be read back."),
+    Spec("push_delivered", "counter", "Notifications that a push service took."),
+    Spec("push_retried", "counter", "Notifications that did not get through and are tried again."),
+    Spec("push_refused", "counter", "Notifications that a push service will never take."),
+    Spec("push_gone", "counter", "Subscriptions that their push service called dead; they are removed."),
+    Spec("push_given_up", "counter", "Notifications older than push.give_up_s; they are not sent."),
+    Spec("push_clears", "counter", "Notifications taken off a screen, since they were read elsewhere."),
+    Spec("push_pending", "gauge", "Conversations that may need a notification now."),
+    Spec("push_lag_seconds", "gauge", "For how long the oldest due notification has waited."),
     Spec("frames_received", "counter", "Frames from clients."),
     Spec("frames_refused", "counter", "Frames answered with an error."),
     Spec("connections_opened", "counter", "WebSocket connections opened."),
@@ -55,6 +63,12 @@ class Metrics:
     commits = 0
     commits_failed = 0
     commits_unknown = 0
+    push_delivered = 0
+    push_retried = 0
+    push_refused = 0
+    push_gone = 0
+    push_given_up = 0
+    push_clears = 0
     frames_received = 0
     frames_refused = 0
     connections_opened = 0

@@ -40,7 +40,7 @@ class Origin(Protocol):
 
 
 class FanOut(Protocol):
-    """Where committed things go."""
+    """Where committed things go. It must not wait; what it raises is logged and keeps nobody else from theirs."""
 
     def message(self, result: Appended, origin: Origin | None) -> None:
         """A new message is committed; ``origin`` has been answered already."""
@@ -58,7 +58,7 @@ class Sequencer:
     def __init__(
         self,
         store: MessageStore,
-        fan_out: FanOut,
+        fan_outs: Sequence[FanOut],
         limits: LimitSettings,
         metrics: Metrics,
         *,
@@ -66,7 +66,7 @@ class Sequencer:
         on_broken: Callable[[StoreBroken], None],
     ) -> None:
         self._store = store
-        self._fan_out = fan_out
+        self._fan_outs = fan_outs
         self._limits = limits
         self._metrics = metrics
         self._now_s = now_s
@@ -233,8 +233,9 @@ class Sequencer:
             by_user.setdefault((advance.conv, advance.user), []).append(advance)
         for key, one in grown.items():
             if one.grew or key in marks.unsure:
-                with _GUARD_RECEIPT:
-                    self._fan_out.receipt(one, by_user[key])
+                for fan_out in self._fan_outs:
+                    with _GUARD_RECEIPT:
+                        fan_out.receipt(one, by_user[key])
         marks.committed(grown)
 
     def _answer(self, item: Item, result: Appended | IdReuse) -> None:
@@ -250,7 +251,13 @@ class Sequencer:
             else:
                 self._metrics.messages_committed += 1
                 origin.appended(draft, result, ref)
-                self._fan_out.message(result, origin)
+                self._fan_message(result, origin)
+
+    def _fan_message(self, result: Appended, origin: Origin) -> None:
+        """Each on its own: a push that fails takes no message from a device."""
+        for fan_out in self._fan_outs:
+            with _GUARD_ANSWER:
+                fan_out.message(result, origin)
 
     def _refuse(self, items: Sequence[Item], refusal: Refusal) -> None:
         for draft, origin, ref in items:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chatd.cli import administer, configure, messages, serve, talk, tools
+from chatd.cli import administer, configure, messages, notify, serve, talk, tools
 from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
 
 EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
@@ -47,6 +47,7 @@ for _command in (
     configure.config,
     administer.user,
     administer.token,
+    notify.push,
     talk.chat,
     messages.send,
     messages.tail,

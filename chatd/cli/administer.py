@@ -6,7 +6,6 @@ import asyncio
 import functools
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,31 +42,20 @@ class Place:
 
     async def _call(self, verb: str, args: dict[str, Any]) -> Any:
         from chatd import admin
-        from chatd.accounts import Accounts
-        from chatd.app import is_loopback, make_store
-        from chatd.passwords import Passwords
+        from chatd.app import Server
 
-        store = make_store(self.settings)
+        server = Server(self.settings)
         try:
-            await store.open()
+            await server.open()
         except StartError:
             socket = self.directory / admin.SOCKET_NAME
             if not socket.exists():
                 raise
             return await admin.call(socket, verb, args)  # a server holds the lock
-        passwords = Passwords()
         try:
-            accounts = Accounts(
-                store,
-                self.settings.accounts,
-                now_ms=lambda: time.time_ns() // 1_000_000,
-                loopback=is_loopback(self.settings.server.host),
-                passwords=passwords,
-            )
-            return await admin.run(accounts, verb, args)
+            return await admin.run(server.administered, verb, args)
         finally:
-            passwords.close()
-            await store.close()
+            await server.stop()
 
 
 def with_place(function: Callable[..., None]) -> Callable[..., None]:

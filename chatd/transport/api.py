@@ -15,6 +15,7 @@ from chatd.accounts import Accounts
 from chatd.errors import NotFound, RateLimited, StoreBroken, Unauthenticated
 from chatd.limits import Buckets, Network
 from chatd.model import Advance, Appended, Draft, Grown, Identity, peer_of
+from chatd.push.subscriptions import Subscriptions
 from chatd.settings import LimitSettings
 from chatd.store.base import Store
 from chatd.transport.problem import HEADERS
@@ -41,6 +42,7 @@ class Api:
 
     accounts: Accounts
     store: Store
+    subscriptions: Subscriptions
     sender: Sender
     limits: LimitSettings
     sends: Buckets

@@ -129,6 +129,22 @@ class Handlers:
         await self._api.accounts.set_shows_last_seen(call.who.user, call.body.last_seen)
         return no_content()
 
+    async def push(self, call: Call) -> web.Response:
+        return reply(shapes.Push(kinds=await self._api.subscriptions.kinds()))
+
+    async def subscription(self, call: Call) -> web.Response:
+        one = await self._api.subscriptions.of(call.who.user, call.who.device)
+        return reply(shapes.DeviceSubscription(kind=one.kind, endpoint=one.endpoint, created=one.created_ms))
+
+    async def subscribe(self, call: Call) -> web.Response:
+        who, body = call.who, call.body
+        await self._api.subscriptions.subscribe(who.user, who.device, body.kind, body.endpoint, body.keys)
+        return no_content()
+
+    async def unsubscribe(self, call: Call) -> web.Response:
+        await self._api.subscriptions.unsubscribe(call.who.user, call.who.device)
+        return no_content()
+
     async def openapi(self, call: Call) -> web.Response:
         return web.Response(body=self._document, content_type="application/json", headers=HEADERS)
 

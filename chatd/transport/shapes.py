@@ -16,6 +16,10 @@ from chatd.protocol import ConvId, Cursor, Limit, Mark, MessageId, Seq, UserName
 PAGE_ITEMS = 50
 """Items of a page when the query has no ``limit``."""
 
+ENDPOINT_CHARS_MAX = 2_048
+KEYS_MAX = 8
+KeyName = Annotated[str, Meta(max_length=32)]
+KeyText = Annotated[str, Meta(max_length=512)]
 Password = Annotated[str, Meta(max_length=PASSWORD_CHARS_MAX)]
 Secret = Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -62,6 +66,14 @@ class Privacy(_Body, frozen=True):
     """``last_seen``: whether others see when the user was last here, and the user sees it of them."""
 
     last_seen: bool
+
+
+class NewSubscription(_Body, frozen=True):
+    """Where this device wants its notifications. A browser's ``PushSubscription.toJSON()`` is one, as it stands."""
+
+    endpoint: Annotated[str, Meta(min_length=1, max_length=ENDPOINT_CHARS_MAX)]
+    keys: Annotated[dict[KeyName, KeyText], Meta(max_length=KEYS_MAX)] = {}
+    kind: Annotated[str, Meta(min_length=1, max_length=32)] = "webpush"
 
 
 class ConversationsQuery(_Body, frozen=True):
@@ -175,3 +187,17 @@ class Problem(_Body, frozen=True):
     code: Annotated[str, Meta(extra_json_schema={"enum": sorted(REFUSALS)})]
     detail: str
     retry_after_ms: int | None = None
+
+
+class Push(_Body, frozen=True):
+    """The kinds of subscriptions that this server takes, and what a client needs to know for each (``vapid``: …)."""
+
+    kinds: dict[str, dict[str, str]]
+
+
+class DeviceSubscription(_Body, frozen=True):
+    """The subscription of this device; its keys are not told. ``created``: Unix ms."""
+
+    kind: str
+    endpoint: str
+    created: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import msgspec
@@ -14,11 +14,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, Counter
 
 from chatd.accounts import Accounts
-from chatd.errors import ChatdError, IdReuse, StoreBroken
+from chatd.errors import BadFrame, ChatdError, IdReuse, StoreBroken
 from chatd.jwt_keys import JwtKeys
 from chatd.limits import Buckets, parse_networks
-from chatd.model import Advance, Appended, Draft, Grown
+from chatd.model import Advance, Appended, Draft, Grown, Subscription
 from chatd.passwords import Passwords
+from chatd.push.base import Outcome, Payload
+from chatd.push.subscriptions import Subscriptions
 from chatd.settings import AccountSettings, LimitSettings
 from chatd.store.memory import MemoryStore
 from chatd.transport import openapi
@@ -101,6 +103,7 @@ class Rig:
         self.is_ready = True
         self.broken: list[StoreBroken] = []
         self.revoked: list[tuple[str, str | None, int]] = []
+        self.subscribed: list[str] = []
 
     async def user(self, *names: str) -> None:
         """Make users, each with a device and a token."""
@@ -154,6 +157,23 @@ def check_against_document(method: str, path: str, answer: Answer) -> None:
             return
 
 
+class RigNotifier:
+    """Takes any endpoint with https, and sends nothing."""
+
+    every_user = False
+    public: ClassVar[dict[str, str]] = {"say": "please"}
+
+    def check(self, endpoint: str, keys: dict[str, str]) -> None:
+        if not endpoint.startswith("https://"):
+            raise BadFrame("an endpoint begins with https://")
+
+    async def send(self, payload: Payload, subscription: Subscription | None, ttl_s: int) -> Outcome:
+        raise AssertionError("nothing is sent here")
+
+    async def close(self) -> None:
+        return None
+
+
 @asynccontextmanager
 async def rig(
     *,
@@ -181,6 +201,13 @@ async def rig(
     api = Api(
         accounts=services,
         store=store,
+        subscriptions=Subscriptions(
+            store,
+            {"rig": RigNotifier()},
+            ["webpush: not installed here"],
+            now_ms=lambda: made.now_ms,
+            on_subscribed=lambda user: made.subscribed.append(user),
+        ),
         sender=sender,
         limits=limits,
         sends=Buckets(limits.sends_per_s, limits.sends_burst, 100),

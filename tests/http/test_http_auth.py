@@ -21,6 +21,8 @@ PUBLIC = [e for e in ENDPOINTS if not e.auth]
 BODIES: dict[str, Any] = {
     "send_message": {"to": "bob", "id": message_id(1), "body": "hi"},
     "read": {"seq": 1},
+    "set_privacy": {"last_seen": False},
+    "subscribe": {"kind": "rig", "endpoint": "https://push.example/1"},
 }
 PATHS = {"{conv}": "alice:bob", "{device}": "some-device", "{user}": "bob"}
 
@@ -91,6 +93,8 @@ async def test_a_private_endpoint_opens_to_no_bad_token(api: Rig, endpoint: Endp
 async def test_a_private_endpoint_opens_to_the_right_token(api: Rig, endpoint: Endpoint) -> None:
     await api.send("bob", "alice", 7)
     device = (await api.accounts.devices("alice"))[0].device
+    if endpoint.name in ("subscription", "unsubscribe"):
+        await api.call("PUT", "/v1/push/subscription", as_user="alice", json=BODIES["subscribe"])
     path = path_of(endpoint, device=device)
     answer = await api.call(endpoint.method, path, as_user="alice", json=BODIES.get(endpoint.name))
     assert answer.status == next(iter(endpoint.answers))

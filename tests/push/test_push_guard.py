@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
+from typing import cast
 
+import aiohttp
 import pytest
 from push_worlds import NOW_MS, Names, guard
 
 from chatd.errors import BadFrame
 from chatd.push.base import Outcome
-from chatd.push.guard import is_public, meaning, read_retry_after
+from chatd.push.guard import ANSWER_BYTES_MAX, _text, is_public, meaning, read_retry_after
 from chatd.testing.push_service import DROP, HANG, FakePushService, Reply
 
 RESULTS = {
@@ -97,6 +100,16 @@ def test_retry_after_in_seconds_or_as_a_date(value: str | None, seconds: float |
     assert meaning(400, value, NOW_MS).retry_after_s is None
 
 
+def test_a_date_without_a_zone_is_utc_wherever_the_server_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert read_retry_after("Thu, 09 Oct 2025 08:54:50 -0000", NOW_MS) == 90.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 async def test_retry_after_comes_through(service: FakePushService) -> None:
     service.script(Reply(429, retry_after="30"), Reply(503, retry_after="Thu, 09 Oct 2025 08:54:50 GMT"))
     assert (await _post(service.url("/x"))).retry_after_s == 30.0
@@ -147,6 +160,13 @@ async def test_an_answer_is_read_to_its_bound_and_no_further(service: FakePushSe
     assert outcome.result == "refused"
     assert len(outcome.reason) < 250
     assert (await _post(service.url("/x"))).result == "delivered"
+
+
+async def test_what_is_longer_than_the_bound_is_left_unread() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"x" * (ANSWER_BYTES_MAX + 10))
+    assert (await _text(cast("aiohttp.StreamReader", reader))).startswith("xxx")
+    assert await reader.read(ANSWER_BYTES_MAX) == b"x" * 10
 
 
 async def test_an_answer_that_never_ends_counts_by_its_status() -> None:
@@ -273,7 +293,8 @@ def test_public_addresses_are_let_out(address: str) -> None:
         ("https://0177.0.0.1/x", "usual form"),
         ("https://127.1/x", "usual form"),
         ("https://127.0.0.1./x", "usual form"),
-        ("https://[fe80::1%25eth0]/x", ""),
+        ("https://[fe80::1%25eth0]/x", "private address"),
+        ("https://[2001:4860:4860::8888%25eth0]/x", "private address"),
         ("https://127%2e0%2e0%2e1/x", "not a host name"),
         ("https://push.example;x/", "not a host name"),
         ("https://push.example/" + "x" * 2_028, "longer than 2048"),

@@ -70,7 +70,7 @@ async def test_a_repeat_has_the_same_id_and_a_new_time_and_signature(service: Fa
     await webhook.send(message(), None, 60)
     await webhook.send(message(key="k9"), None, 60)
     await webhook.send(message(to="carol"), None, 60)
-    await webhook.send(clear(), None, 60)
+    await webhook.send(msgspec.structs.replace(clear(), key=message().key), None, 60)
     await webhook.close()
     first, again, *others = service.requests
     assert first.headers["webhook-id"] == again.headers["webhook-id"]

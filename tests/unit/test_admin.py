@@ -13,9 +13,10 @@ import pytest
 
 from chatd import admin
 from chatd.accounts import Accounts
+from chatd.app import Server
 from chatd.errors import BadFrame, Forbidden, NotFound, Refusal, StartError, Unavailable, Unsupported
 from chatd.passwords import Passwords
-from chatd.settings import AccountSettings
+from chatd.settings import Settings
 from chatd.store.memory import MemoryStore
 
 T0 = 1_700_000_000_000
@@ -23,22 +24,28 @@ Run = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
-async def accounts() -> AsyncIterator[Accounts]:
-    store, passwords = MemoryStore(), Passwords(time_cost=1, memory_kib=8)
-    await store.open()
-    yield Accounts(store, AccountSettings(), now_ms=lambda: T0, loopback=True, passwords=passwords)
-    await store.close()
+async def administered() -> AsyncIterator[admin.Administered]:
+    passwords = Passwords(time_cost=1, memory_kib=8)
+    server = Server(Settings(), store=MemoryStore(), passwords=passwords, now_ms=lambda: T0)
+    await server.open()
+    yield server.administered
+    await server.stop()
     passwords.close()
 
 
+@pytest.fixture
+def accounts(administered: admin.Administered) -> Accounts:
+    return administered.accounts
+
+
 @pytest.fixture(params=["direct", "socket"])
-async def run(request: pytest.FixtureRequest, accounts: Accounts, tmp_path: Path) -> AsyncIterator[Run]:
+async def run(request: pytest.FixtureRequest, administered: admin.Administered, tmp_path: Path) -> AsyncIterator[Run]:
     """Runs a verb with arguments by name, in both ways."""
     if request.param == "direct":
-        yield lambda verb, **args: admin.run(accounts, verb, args)
+        yield lambda verb, **args: admin.run(administered, verb, args)
         return
     path = tmp_path / admin.SOCKET_NAME
-    async with admin.serving(accounts, path):
+    async with admin.serving(administered, path):
         yield lambda verb, **args: admin.call(path, verb, args)
 
 
@@ -94,9 +101,11 @@ async def test_a_refusal_arrives_as_itself(
     assert message in refused.value.message
 
 
-async def test_the_socket_is_the_owner_s_alone_and_goes_with_the_server(accounts: Accounts, tmp_path: Path) -> None:
+async def test_the_socket_is_the_owner_s_alone_and_goes_with_the_server(
+    administered: admin.Administered, tmp_path: Path
+) -> None:
     path = tmp_path / admin.SOCKET_NAME
-    async with admin.serving(accounts, path):
+    async with admin.serving(administered, path):
         mode = (await asyncio.to_thread(path.stat)).st_mode
         assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
     assert not await asyncio.to_thread(path.exists)
@@ -104,30 +113,30 @@ async def test_the_socket_is_the_owner_s_alone_and_goes_with_the_server(accounts
         await admin.call(path, "list_users", {})
 
 
-async def test_a_socket_left_by_a_killed_server_is_replaced(accounts: Accounts, tmp_path: Path) -> None:
+async def test_a_socket_left_by_a_killed_server_is_replaced(administered: admin.Administered, tmp_path: Path) -> None:
     path = tmp_path / admin.SOCKET_NAME
     admin._bound(path).close()
     assert await asyncio.to_thread(path.is_socket)
     with pytest.raises(Unavailable):
         await admin.call(path, "list_users", {})
-    async with admin.serving(accounts, path):
+    async with admin.serving(administered, path):
         assert await admin.call(path, "list_users", {}) == []
 
 
-async def test_a_body_that_is_no_call_is_refused(accounts: Accounts, tmp_path: Path) -> None:
+async def test_a_body_that_is_no_call_is_refused(administered: admin.Administered, tmp_path: Path) -> None:
     path = tmp_path / admin.SOCKET_NAME
     connector = aiohttp.UnixConnector(str(path))
-    async with admin.serving(accounts, path), aiohttp.ClientSession(connector=connector) as session:
+    async with admin.serving(administered, path), aiohttp.ClientSession(connector=connector) as session:
         for body in (b"", b"[]", b'{"verb": 1}', b"\xff"):
             async with session.post("http://chatd/call", data=body) as response:
                 assert response.status == 400
                 assert (await response.json())["code"] == "bad_frame"
 
 
-async def test_a_path_that_no_socket_can_have_says_so(accounts: Accounts, tmp_path: Path) -> None:
+async def test_a_path_that_no_socket_can_have_says_so(administered: admin.Administered, tmp_path: Path) -> None:
     with pytest.raises(StartError, match="longer than the 103 bytes"):
-        async with admin.serving(accounts, tmp_path / ("x" * 120)):
+        async with admin.serving(administered, tmp_path / ("x" * 120)):
             pytest.fail("it cannot serve there")
     with pytest.raises(StartError, match="No such file"):
-        async with admin.serving(accounts, tmp_path / "absent" / "s"):
+        async with admin.serving(administered, tmp_path / "absent" / "s"):
             pytest.fail("it cannot serve there")

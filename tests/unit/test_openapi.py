@@ -24,7 +24,8 @@ PROTOCOL = """
 POST /v1/register · POST /v1/login · POST /v1/logout · GET /v1/devices · DELETE /v1/devices/{device} · POST /v1/messages
 GET /v1/conversations · GET /v1/conversations/{conv}/messages · GET /v1/conversations/{conv}/marks
 PUT /v1/conversations/{conv}/read · PUT /v1/blocks/{user} · DELETE /v1/blocks/{user} · GET /v1/blocks
-GET /v1/privacy · PUT /v1/privacy
+GET /v1/privacy · PUT /v1/privacy · GET /v1/push
+GET /v1/push/subscription · PUT /v1/push/subscription · DELETE /v1/push/subscription
 GET /healthz · GET /readyz · GET /version · GET /metrics · GET /v1/openapi.json
 """
 

@@ -50,7 +50,7 @@ class Rig:
         self.changed = asyncio.Event()
         self.sequencer = Sequencer(
             cast(Store, self.store),
-            self,
+            (self,),
             limits,
             self.metrics,
             now_s=asyncio.get_running_loop().time,

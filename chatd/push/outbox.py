@@ -1,0 +1,218 @@
+"""When to look at which conversation for a push. Pure: time and chance are arguments.
+
+The store knows what is owed; this only remembers when to ask it, so losing all of it loses nothing. One entry a user
+and conversation: messages that come meanwhile collapse into it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
+
+COLLAPSE_S = 1.0
+"""A conversation that was notified of is not notified of again sooner: a burst becomes few notifications."""
+SHOWN_MAX = 100_000
+"""Notifications that are remembered as on a screen; beyond, the oldest is forgotten and never cleared."""
+HEAP_GARBAGE_MAX = 1_024
+ATTEMPTS_COUNTED_MAX = 30
+
+
+class Entry:
+    """One conversation that one user may have to be told of.
+
+    ``seq``: the newest message heard of. ``told_seq`` and ``open``: what the last attempt told, and to whom it has not
+    got through yet; they belong to who sends.
+    """
+
+    __slots__ = (
+        "attempts",
+        "busy",
+        "conv",
+        "delivered",
+        "due_s",
+        "not_before_s",
+        "open",
+        "resting",
+        "seq",
+        "taken_seq",
+        "told_seq",
+        "user",
+    )
+
+    def __init__(self, user: str, conv: str, seq: int, due_s: float) -> None:
+        self.user = user
+        self.conv = conv
+        self.seq = seq
+        self.due_s = due_s
+        self.busy = False
+        self.resting = False  # told of, and kept for a while so that the next notification is not too soon
+        self.delivered = 0
+        self.attempts = 0
+        self.not_before_s = 0.0
+        self.taken_seq = 0
+        self.told_seq = 0
+        self.open: frozenset[Hashable] = frozenset()
+
+
+class Outbox:
+    """The entries, by when they are due; at most ``pending_max``, and ``pending_per_user_max`` of one user.
+
+    One too many is not kept: then `overflowed`, and the store is to be walked when there is room again.
+    """
+
+    def __init__(self, *, pending_max: int, pending_per_user_max: int) -> None:
+        self._pending_max = pending_max
+        self._per_user_max = pending_per_user_max
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self._of_user: Counter[str] = Counter()
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._pushed = 0
+        self._shown: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self.overflowed = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it has drained below half of its bound."""
+        return len(self._entries) <= self._pending_max // 2
+
+    # --- what is heard ----------------------------------------------------------------------------------
+
+    def note(self, user: str, conv: str, seq: int, due_s: float) -> bool:
+        """A message was committed; look at its conversation at ``due_s``. True: nothing is due sooner now."""
+        entry = self._entries.get((user, conv))
+        if entry is None:
+            if len(self._entries) >= self._pending_max or self._of_user[user] >= self._per_user_max:
+                self.overflowed = True
+                return False
+            entry = self._entries[user, conv] = Entry(user, conv, seq, due_s)
+            self._of_user[user] += 1
+            return self._queue(entry)
+        entry.seq = max(entry.seq, seq)
+        if entry.busy or entry.attempts or (entry.resting and entry.seq <= entry.told_seq):
+            return False  # it is seen to afterwards, or when it is tried again, or it is told
+        due_s = max(due_s, entry.not_before_s)
+        if not entry.resting and due_s >= entry.due_s:
+            return False
+        entry.resting = False
+        entry.due_s = due_s
+        return self._queue(entry)
+
+    def delivered(self, user: str, conv: str, seq: int) -> None:
+        """A device of the user has everything up to ``seq``."""
+        entry = self._entries.get((user, conv))
+        if entry is not None:
+            entry.delivered = max(entry.delivered, seq)
+            if not entry.busy and entry.delivered >= entry.seq:
+                self._forget(entry)
+
+    # --- what is due ------------------------------------------------------------------------------------
+
+    def next_s(self) -> float | None:
+        """When the next entry is due, or None."""
+        self._clean()
+        return self._heap[0][0] if self._heap else None
+
+    def take(self, now_s: float) -> Entry | None:
+        """An entry that is due, now under way; or None."""
+        while True:
+            self._clean()
+            if not self._heap or self._heap[0][0] > now_s:
+                return None
+            entry = heapq.heappop(self._heap)[2]
+            if entry.resting:
+                self._forget(entry)
+                continue
+            entry.busy = True
+            entry.taken_seq = entry.seq
+            return entry
+
+    def done(self, entry: Entry, now_s: float) -> None:
+        """Everything up to ``entry.told_seq`` is told; what came meanwhile is due a little later."""
+        entry.busy = False
+        entry.attempts = 0
+        entry.open = frozenset()
+        if entry.delivered >= entry.seq:
+            self._forget(entry)
+            return
+        entry.resting = entry.seq <= entry.told_seq
+        entry.not_before_s = entry.due_s = now_s + COLLAPSE_S
+        self._queue(entry)
+
+    def again(self, entry: Entry, due_s: float, *, failed: bool = True) -> None:
+        """It did not get through to ``entry.open``: once more at ``due_s``, unless a device takes it meanwhile."""
+        entry.busy = False
+        if failed:
+            entry.attempts = min(entry.attempts + 1, ATTEMPTS_COUNTED_MAX)
+        if entry.delivered >= entry.seq:
+            self._forget(entry)
+            return
+        entry.due_s = due_s
+        self._queue(entry)
+
+    def drop(self, entry: Entry, now_s: float) -> None:
+        """Nothing is owed of what stood when it was taken; what came meanwhile is due at once."""
+        entry.busy = False
+        entry.attempts = 0
+        if entry.seq > max(entry.taken_seq, entry.delivered):
+            entry.due_s = now_s
+            self._queue(entry)
+        else:
+            self._forget(entry)
+
+    def lag_s(self, now_s: float) -> float:
+        """For how long the oldest entry that is due has been so."""
+        due_s = self.next_s()
+        return 0.0 if due_s is None else max(0.0, now_s - due_s)
+
+    # --- what is on a screen ----------------------------------------------------------------------------
+
+    def show(self, user: str, conv: str, seq: int) -> None:
+        """A notification of everything up to ``seq`` is on the user's screens."""
+        self._shown.pop((user, conv), None)
+        self._shown[user, conv] = seq
+        if len(self._shown) > SHOWN_MAX:
+            self._shown.popitem(last=False)
+
+    def read(self, user: str, conv: str, seq: int) -> int:
+        """The user has read up to ``seq``. Returns: the seq of the notification that is to go, or 0."""
+        shown = self._shown.get((user, conv))
+        if shown is None or seq < shown:
+            return 0
+        del self._shown[user, conv]
+        return shown
+
+    # --- the heap ---------------------------------------------------------------------------------------
+
+    def _queue(self, entry: Entry) -> bool:
+        self._pushed += 1
+        heapq.heappush(self._heap, (entry.due_s, self._pushed, entry))
+        if len(self._heap) > 2 * len(self._entries) + HEAP_GARBAGE_MAX:
+            self._heap = [one for one in self._heap if self._stands(one)]
+            heapq.heapify(self._heap)
+        return self._heap[0][2] is entry
+
+    def _stands(self, one: tuple[float, int, Entry]) -> bool:
+        due_s, _, entry = one
+        return not entry.busy and entry.due_s == due_s and self._entries.get((entry.user, entry.conv)) is entry
+
+    def _clean(self) -> None:
+        while self._heap and not self._stands(self._heap[0]):
+            heapq.heappop(self._heap)
+
+    def _forget(self, entry: Entry) -> None:
+        if self._entries.pop((entry.user, entry.conv), None) is not None:
+            self._of_user[entry.user] -= 1
+            if not self._of_user[entry.user]:
+                del self._of_user[entry.user]
+
+
+def retry_delay_s(
+    attempts: int, *, least_s: float, most_s: float, after_s: float | None, random: Callable[[], float]
+) -> float:
+    """How long to wait after so many failed attempts: full jitter under a doubling bound, but at least ``after_s``."""
+    delay_s = random() * min(most_s, least_s * 2.0**attempts)
+    return delay_s if after_s is None else max(delay_s, after_s)
