@@ -25,9 +25,17 @@ from chatd.errors import EXIT_FAILED
 from chatd.store.base import Store
 from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.schema import Migration, migrations
-from chatd.testing.killing import PLANTS, POINTS, Point, Trap, TrappedStore, set_traps
+from chatd.testing.killing import PLANTS, POINTS, PUSH_POINTS, Point, Trap, TrappedStore, set_traps
 from chatd.testing.server import GENEROUS
 
+KNOWN_POINTS = dict.fromkeys((*POINTS, *PUSH_POINTS))
+PUSHING = {
+    "push.private_endpoints": True,
+    "push.delay_s": 0.1,
+    "push.retry_s_min": 0.02,
+    "push.retry_s_max": 0.1,
+    "push.timeout_s": 2.0,
+}
 EXTRA_SQL = "DROP TABLE IF EXISTS extra; CREATE TABLE extra AS SELECT key, {number} AS number FROM message;\n"
 
 
@@ -47,8 +55,8 @@ def _say(**fields: Any) -> None:
 
 def _point(text: str) -> tuple[Point, int]:
     point, _, passings = text.partition(":")
-    if point not in POINTS:
-        raise argparse.ArgumentTypeError(f"{point} is none of {', '.join(POINTS)}")
+    if point not in KNOWN_POINTS:
+        raise argparse.ArgumentTypeError(f"{point} is none of {', '.join(KNOWN_POINTS)}")
     return point, int(passings or 1)
 
 
@@ -74,6 +82,7 @@ async def _serve(args: argparse.Namespace) -> None:
         "server.data_dir": str(args.data_dir),
         "server.port": args.port,
         "limits.window_messages_max": args.window,
+        **(PUSHING if args.pushing else {}),
     }
     settings = configuration.load(env={}, overrides=overrides)
     sqlite = SqliteStore(
@@ -96,10 +105,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m chatd.testing.killable", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--kill-at", type=_point, metavar="POINT:N", help=f"POINT is one of {', '.join(POINTS)}")
+    parser.add_argument("--kill-at", type=_point, metavar="POINT:N", help=f"POINT is one of {', '.join(KNOWN_POINTS)}")
     parser.add_argument("--plant", choices=PLANTS, help="a bug to put in")
     parser.add_argument("--extra-migrations", type=int, default=0, metavar="N", help="steps after the real schema")
     parser.add_argument("--window", type=int, default=16, help="limits.window_messages_max")
+    parser.add_argument("--pushing", action="store_true", help="pushes soon, and to endpoints on loopback")
     args = parser.parse_args(argv)
     structlog.configure(
         processors=[

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 from chatd.app import Server
-from chatd.model import Advance, Appended, Draft, Grown, Message, members_of
+from chatd.model import Advance, Appended, Draft, Grown, Message, Owed, Pushed, members_of
 from chatd.store.base import Committed
 from chatd.store.sqlite import SqliteStore
 
@@ -25,9 +25,21 @@ Point = Literal[
     "after_sent_before_fan_out",
     "in_catch_up",  # a page of the log is read and not written to the device
     "in_migration",  # a step of the schema is done, its transaction is not committed
+    "before_push_is_made",  # it is due, and the store has not been asked what is owed
+    "before_push_is_sent",  # it is known what is owed
+    "after_push_before_mark",  # the push service has it, the pushed mark is not stored
+    "after_mark",
 ]
 Plant = Literal["ack_before_commit", "no_unique_key", "fan_out_before_commit", "last_mark"]
-POINTS: tuple[Point, ...] = get_args(Point)
+PUSH_POINTS: tuple[Point, ...] = (
+    "after_commit_before_sent",
+    "after_sent_before_fan_out",
+    "before_push_is_made",
+    "before_push_is_sent",
+    "after_push_before_mark",
+    "after_mark",
+)
+POINTS: tuple[Point, ...] = tuple(point for point in get_args(Point) if point not in PUSH_POINTS[2:])
 PLANTS: tuple[Plant, ...] = get_args(Plant)
 
 EARLY_S = 0.02  # how long a planted early answer is ahead of its commit
@@ -136,6 +148,20 @@ class TrappedStore:
         if page:
             self._trap.here("in_catch_up")
         return page
+
+    async def owed(self, conv: str, user: str) -> Owed:
+        """See `PushStore.owed`."""
+        self._trap.here("before_push_is_made")
+        owed = await self.inner.owed(conv, user)
+        if owed.newest is not None:
+            self._trap.here("before_push_is_sent")
+        return owed
+
+    async def pushed(self, marks: Sequence[Pushed]) -> None:
+        """See `PushStore.pushed`."""
+        self._trap.here("after_push_before_mark")
+        await self.inner.pushed(marks)
+        self._trap.here("after_mark")
 
     async def _last_marks(self, committed: Committed, advances: Sequence[Advance]) -> Committed:
         """The planted bug: what a device said last is the mark of its user, also when that is less."""

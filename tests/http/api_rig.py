@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -160,8 +160,9 @@ def check_against_document(method: str, path: str, answer: Answer) -> None:
 class RigNotifier:
     """Takes any endpoint with https, and sends nothing."""
 
-    every_user = False
-    public: ClassVar[dict[str, str]] = {"say": "please"}
+    def __init__(self) -> None:
+        self.every_user = False
+        self.public = {"say": "please"}
 
     def check(self, endpoint: str, keys: dict[str, str]) -> None:
         if not endpoint.startswith("https://"):

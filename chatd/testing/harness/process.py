@@ -26,12 +26,13 @@ class KillableServer:
     ``port``, ``incarnation``: of the running one. Its log is ``directory/log``, its data ``directory/data``.
     """
 
-    def __init__(self, directory: Path, plant: Plant | None = None) -> None:
+    def __init__(self, directory: Path, plant: Plant | None = None, *, pushing: bool = False) -> None:
         self.data_dir = directory / "data"
         self.port = 0
         self.incarnation = ""
         self._log = directory / "log"
         self._plant = plant
+        self._pushing = pushing
         self._extra_migrations = 0
         self._process: asyncio.subprocess.Process | None = None
 
@@ -44,6 +45,8 @@ class KillableServer:
         self._extra_migrations += new_migrations
         command = [sys.executable, "-m", "chatd.testing.killable", "--data-dir", str(self.data_dir)]
         command += ["--extra-migrations", str(self._extra_migrations)]
+        if self._pushing:
+            command += ["--pushing"]
         if self._plant is not None:
             command += ["--plant", self._plant]
         if die_in_migration:
