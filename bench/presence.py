@@ -323,7 +323,7 @@ def main() -> int:
         found = alone(
             users=options.users, watchers=options.watchers, devices=1, seconds=options.simulated_s, flapping=0.5
         )
-        _say("alone", found)
+        say("alone", found)
         if found.closest_s < PresenceSettings().interval_s * 0.999:
             faults.append("a subscriber heard twice in one interval")
         if found.cpu_share > 0.2:
@@ -332,16 +332,16 @@ def main() -> int:
             faults.append("memory grew")
     if "growth" in options.only:
         for users, watchers, devices in GROWTH:
-            _say("growth", alone(users=users, watchers=watchers, devices=devices, seconds=60, flapping=0.5))
-        _say("growth, nobody flaps", alone(users=10_000, watchers=50, devices=1, seconds=60, flapping=0.0))
+            say("growth", alone(users=users, watchers=watchers, devices=devices, seconds=60, flapping=0.5))
+        say("growth, nobody flaps", alone(users=10_000, watchers=50, devices=1, seconds=60, flapping=0.0))
     if "beside" in options.only:
         windows = asyncio.run(beside(options))
         quiet, flapping = [w for w in windows if not w.flapping], [w for w in windows if w.flapping]
         ratio = _middle(flapping, "p99_ms") / _middle(quiet, "p99_ms")
         for name, of in (("without", quiet), ("with", flapping)):
             figures = {what: round(_middle(of, what), 3) for what in ("p50_ms", "p99_ms", "cpu_share")}
-            _say(name, {**figures, "presence_frames": sum(w.presence_frames for w in of)})
-        _say("p99_ratio", round(ratio, 3))
+            say(name, {**figures, "presence_frames": sum(w.presence_frames for w in of)})
+        say("p99_ratio", round(ratio, 3))
         if ratio > 1.2:
             faults.append("p99 of messages rose by more than 20 %")
     for fault in faults:
@@ -349,7 +349,8 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def _say(name: str, value: Any) -> None:
+def say(name: str, value: Any) -> None:
+    """Print one figure."""
     text = value if isinstance(value, float) else json.dumps(value if isinstance(value, dict) else _plain(value))
     print(f"{name}: {text}", flush=True)
 
