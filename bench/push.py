@@ -75,7 +75,7 @@ class Bench:
                 made = self.service.subscribe()
                 one = Subscription(name, "phone", "webpush", made.endpoint, made.keys, 1)
                 await self.server.store.put_subscription(one)
-                self.server.push.subscribed(name)
+                self.server.push.sender.subscribed(name)
             else:
                 await self.server.store.remove_subscription(name, "phone")
 

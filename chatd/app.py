@@ -26,6 +26,7 @@ from chatd.presence.service import Presence
 from chatd.protocol import WS_PATH
 from chatd.push.base import Context, Notifier
 from chatd.push.load import load
+from chatd.push.sender import Sender
 from chatd.push.service import Push
 from chatd.push.subscriptions import Subscriptions
 from chatd.sequencer import Sequencer
@@ -177,9 +178,10 @@ class Server:
         self.accounts.on_revoked = self.delivery.end
         self.accounts.on_blocked = self.presence.blocked
         self.accounts.on_shows_last_seen = self.presence.shows_last_seen
+        sender = Sender(self.store, notifiers, settings.push, self.metrics, now_ms=self._now_ms)
         self.push = Push(
             self.store,
-            notifiers,
+            sender,
             settings.push,
             self.metrics,
             connected=self.delivery.has,
@@ -189,7 +191,7 @@ class Server:
             on_broken=self._store_broke,
         )
         self.subscriptions = Subscriptions(
-            self.store, notifiers, missing, now_ms=self._now_ms, on_subscribed=self.push.subscribed
+            self.store, notifiers, missing, now_ms=self._now_ms, on_subscribed=sender.subscribed
         )
         self.sequencer = Sequencer(
             self.store,

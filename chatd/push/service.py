@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from urllib.parse import urlsplit
 
 import structlog
 from msgspec import Struct
 
 from chatd.errors import OutcomeUnknown, Refusal, StoreBroken
 from chatd.metrics import Metrics
-from chatd.model import Advance, Appended, Grown, Owed, Pushed, Subscription, peer_of
-from chatd.push.base import Clear, Notification, Notifier, Outcome, Payload, Test
+from chatd.model import Advance, Appended, Grown, Owed, Pushed, peer_of
+from chatd.push.base import Clear, Notification, Test
 from chatd.push.outbox import Entry, Outbox, retry_delay_s
+from chatd.push.sender import Sender, Target
 from chatd.settings import PushSettings
 from chatd.store.base import PushStore
 
@@ -31,25 +31,9 @@ WALK_EVERY_S = 30.0
 WALK_AGAIN_S = 5.0
 STORE_AGAIN_S = 1.0
 MARKS_MAX = 10_000  # of one write: the store contract
-NOT_SUBSCRIBED_CACHED_MAX = 50_000
 CLEAR_TTL_S = 3_600
-HOST_SHARE = 0.75
-HOST_AGAIN_S = 1.0
 
 log = structlog.get_logger("chatd.push")
-
-
-class Target(Struct, frozen=True):
-    """Where one notification goes: a device's subscription, or a notifier that gets every user's (None)."""
-
-    kind: str
-    subscription: Subscription | None
-
-    @property
-    def name(self) -> tuple[str, str, str]:
-        """What it is called while the process lives; another endpoint is another target."""
-        one = self.subscription
-        return (self.kind, "", "") if one is None else (self.kind, one.device, one.endpoint)
 
 
 class TestResult(Struct, frozen=True):
@@ -71,7 +55,7 @@ class Push:
     def __init__(
         self,
         store: PushStore,
-        notifiers: Mapping[str, Notifier],
+        sender: Sender,
         settings: PushSettings,
         metrics: Metrics,
         *,
@@ -82,7 +66,7 @@ class Push:
         on_broken: Callable[[StoreBroken], None],
     ) -> None:
         self._store = store
-        self._notifiers = notifiers
+        self.sender = sender
         self._settings = settings
         self._metrics = metrics
         self._connected = connected
@@ -91,18 +75,13 @@ class Push:
         self._random = random
         self._on_broken = on_broken
         self._outbox = Outbox(pending_max=settings.pending_max, pending_per_user_max=settings.pending_per_user_max)
-        self._every_user = [kind for kind, one in notifiers.items() if one.every_user]
-        self._not_subscribed: OrderedDict[str, None] = OrderedDict()
-        self._subscribed = 0  # how often somebody did
         self._clears: deque[tuple[str, str, int, frozenset[str]]] = deque(maxlen=CLEARS_MAX)
         self._marks: list[tuple[Pushed, asyncio.Future[None]]] = []
         self._marker: asyncio.Task[None] | None = None
-        self._hosts: Counter[str] = Counter()  # sends under way
         self._working: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._walk_s: float | None = None  # when the store is to be walked
         self._walked_s = 0.0
-        self._complained: set[str] = set()  # kinds whose notifier raised: told once each
         self._walking = False
         self._task: asyncio.Task[None] | None = None
         metrics.gauges["push_pending"] = lambda: len(self._outbox)
@@ -114,7 +93,7 @@ class Push:
         """A message is committed: its recipient may have to be told."""
         message = result.message
         user = peer_of(message.conv, message.sender)
-        if message.hidden or user is None or user == message.sender or user in self._not_subscribed:
+        if message.hidden or user is None or user == message.sender or self.sender.is_in_vain(user):
             return
         delay_s = self._settings.delay_s if self._connected(user) else 0.0
         if self._outbox.note(user, message.conv, message.seq, self._now_s() + delay_s):
@@ -142,13 +121,7 @@ class Push:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for notifier in self._notifiers.values():
-            await notifier.close()
-
-    def subscribed(self, user: str) -> None:
-        """A user has a subscription now."""
-        self._not_subscribed.pop(user, None)
-        self._subscribed += 1
+        await self.sender.close()
 
     async def _run(self) -> None:
         while True:
@@ -204,7 +177,7 @@ class Push:
                     cursor=cursor,
                     limit=WALK_ITEMS_MAX,
                     newer_than_ms=newer_than_ms,
-                    every_user=bool(self._every_user),
+                    every_user=bool(self.sender.every_user),
                 )
                 for row in page.rows:
                     if row.shown:
@@ -230,7 +203,7 @@ class Push:
         """Tell of one conversation, or find out that there is nothing to tell."""
         try:
             owed = await self._store.owed(entry.conv, entry.user)
-            targets = {} if owed.newest is None else await self._targets(entry.user)
+            targets = {} if owed.newest is None else await self.sender.targets(entry.user)
             if owed.newest is None or not targets:
                 self._outbox.drop(entry, self._now_s())
                 return
@@ -277,7 +250,9 @@ class Push:
         )
         left_ms = newest.ts_ms + int(self._settings.give_up_s * 1000) - self._now_ms()
         open_ = [targets[name] for name in entry.open]
-        outcomes = await asyncio.gather(*(self._send(payload, target, max(0, left_ms // 1000)) for target in open_))
+        outcomes = await asyncio.gather(
+            *(self.sender.send(payload, target, max(0, left_ms // 1000)) for target in open_)
+        )
         for target, outcome in zip(open_, outcomes, strict=True):
             if outcome.result != "later":
                 entry.open -= {target.name}
@@ -299,54 +274,6 @@ class Push:
             random=self._random,
         )
         self._outbox.again(entry, self._now_s() + delay_s)
-
-    async def _targets(self, user: str) -> dict[object, Target]:
-        """Where this user is to be told: its subscriptions, and who hears of every user."""
-        targets = [Target(kind, None) for kind in self._every_user]
-        subscribed = self._subscribed
-        subscriptions = await self._store.subscriptions(user, self._now_ms())
-        targets += [Target(one.kind, one) for one in subscriptions if one.kind in self._notifiers]
-        if not targets and subscribed == self._subscribed:  # else it may be this user who did meanwhile
-            self._not_subscribed[user] = None
-            if len(self._not_subscribed) > NOT_SUBSCRIBED_CACHED_MAX:
-                self._not_subscribed.popitem(last=False)
-        return {target.name: target for target in targets}
-
-    # --- one send ---------------------------------------------------------------------------------------
-
-    async def _send(self, payload: Payload, target: Target, ttl_s: int) -> Outcome:
-        """One attempt, with a bound on its time and on how many one push service may hold up."""
-        one = target.subscription
-        host = target.kind if one is None else urlsplit(one.endpoint).netloc
-        if self._hosts[host] >= max(1, int(self._settings.sends_max * HOST_SHARE)):
-            return Outcome("later", "its push service has too many under way", HOST_AGAIN_S)
-        self._hosts[host] += 1
-        try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                outcome = await self._notifiers[target.kind].send(payload, one, ttl_s)
-        except TimeoutError:
-            outcome = Outcome("later", f"no answer within {self._settings.timeout_s:g} s")
-        except Exception as exc:  # others' code: whatever it raises, it is tried again
-            if target.kind not in self._complained:
-                self._complained.add(target.kind)
-                log.exception("notifier_failed", kind=target.kind, exc_info=exc)
-            outcome = Outcome("later", f"{type(exc).__name__}: {exc}")
-        finally:
-            self._hosts[host] -= 1
-            if not self._hosts[host]:
-                del self._hosts[host]
-        if outcome.result == "gone" and one is not None:
-            self._metrics.push_gone += 1
-            await self._remove(one)
-        if outcome.result != "delivered":
-            log.info("push_not_delivered", kind=target.kind, host=host, result=outcome.result, reason=outcome.reason)
-        return outcome
-
-    async def _remove(self, one: Subscription) -> None:
-        try:
-            await self._store.remove_subscription(one.user, one.device, one.endpoint)
-        except (Refusal, OutcomeUnknown) as exc:  # the next notification finds it dead again
-            log.warning("subscription_stays", error=str(exc), user=one.user, device=one.device)
 
     # --- marks ------------------------------------------------------------------------------------------
 
@@ -385,7 +312,7 @@ class Push:
         try:
             targets = [
                 target
-                for target in (await self._targets(user)).values()
+                for target in (await self.sender.targets(user)).values()
                 if target.subscription is None or target.subscription.device not in readers
             ]
             badge = await self._store.badge(user) if targets else 0
@@ -393,19 +320,19 @@ class Push:
             log.info("push_clear_lost", error=str(exc))
             return
         payload = Clear(key=f"{conv}#{seq}#clear", tag=_tag(conv), to=user, conv=conv, seq=seq, badge=badge)
-        outcomes = await asyncio.gather(*(self._send(payload, target, CLEAR_TTL_S) for target in targets))
+        outcomes = await asyncio.gather(*(self.sender.send(payload, target, CLEAR_TTL_S) for target in targets))
         failed = [target for target, outcome in zip(targets, outcomes, strict=True) if outcome.result == "later"]
         self._metrics.push_clears += len(targets) - len(failed)
         if failed:
             await asyncio.sleep(self._settings.retry_s_min)
-            await asyncio.gather(*(self._send(payload, target, CLEAR_TTL_S) for target in failed))
+            await asyncio.gather(*(self.sender.send(payload, target, CLEAR_TTL_S) for target in failed))
 
     async def test(self, user: str) -> list[TestResult]:
         """Send a test to every subscription of a user, once. Returns: what came of each; nothing: there is none."""
-        targets = (await self._targets(user)).values()
+        targets = (await self.sender.targets(user)).values()
         stamp = self._now_ms()
         payload = Test(key=f"test#{user}#{stamp}", tag=_tag(f"test {user}"), to=user, text="A test of chatd")
-        outcomes = await asyncio.gather(*(self._send(payload, target, 60) for target in targets))
+        outcomes = await asyncio.gather(*(self.sender.send(payload, target, 60) for target in targets))
         return [
             TestResult(t.subscription.device if t.subscription else "", t.kind, o.result, o.reason)
             for t, o in zip(targets, outcomes, strict=True)

@@ -40,6 +40,7 @@ LAYERS = {
     "chatd.sequencer": 2,
     "chatd.services": 2,
     "chatd.presence.service": 2,
+    "chatd.push.sender": 2,
     "chatd.push.service": 2,
     "chatd.push.subscriptions": 2,
     "chatd.store.conformance": 2,

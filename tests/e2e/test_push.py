@@ -397,7 +397,7 @@ def protocol_unavailable() -> Exception:
 async def test_a_notifier_that_raises_or_hangs_fails_no_message(server: ChatServer, service: FakePushService) -> None:
     phone = await subscribe(server, service, "bob")
     service.script(HANG, to=phone)
-    notifier = server.server.push._notifiers["webpush"]
+    notifier = server.server.push.sender._notifiers["webpush"]
     alice, carol = await server.client("alice"), await server.client("carol")
     for number in range(50):
         await (await alice.send("bob", f"{number}")).sent()
