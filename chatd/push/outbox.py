@@ -65,6 +65,7 @@ class Outbox:
         self._pending_max = pending_max
         self._per_user_max = pending_per_user_max
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._expected: dict[tuple[str, str], list[float]] = {}  # → [seq, due_s]; the first to be due stands first
         self._of_user: Counter[str] = Counter()
         self._heap: list[tuple[float, int, Entry]] = []
         self._pushed = 0
@@ -72,38 +73,61 @@ class Outbox:
         self.overflowed = False
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._expected)
 
     @property
     def has_room(self) -> bool:
         """Whether it has drained below half of its bound."""
-        return len(self._entries) <= self._pending_max // 2
+        return len(self) <= self._pending_max // 2
 
     # --- what is heard ----------------------------------------------------------------------------------
 
-    def note(self, user: str, conv: str, seq: int, due_s: float) -> bool:
-        """A message was committed; look at its conversation at ``due_s``. True: nothing is due sooner now."""
+    def expect(self, user: str, conv: str, seq: int, due_s: float) -> None:
+        """A message went to somebody who is there and will most likely take it: if not, look at ``due_s``.
+
+        It never lies before that of an earlier call; so this costs no order and next to nothing.
+        """
+        key = (user, conv)
+        expected = self._expected.get(key)
+        if expected is not None:
+            expected[0] = seq
+        elif key in self._entries:
+            self.note(user, conv, seq, due_s)
+        elif len(self) >= self._pending_max:
+            self.overflowed = True
+        else:
+            self._expected[key] = [seq, due_s]
+
+    def note(self, user: str, conv: str, seq: int, due_s: float) -> None:
+        """A message was committed; look at its conversation at ``due_s``."""
+        self._expected.pop((user, conv), None)
         entry = self._entries.get((user, conv))
         if entry is None:
-            if len(self._entries) >= self._pending_max or self._of_user[user] >= self._per_user_max:
+            if len(self) >= self._pending_max or self._of_user[user] >= self._per_user_max:
                 self.overflowed = True
-                return False
+                return
             entry = self._entries[user, conv] = Entry(user, conv, seq, due_s)
             self._of_user[user] += 1
-            return self._queue(entry)
+            self._queue(entry)
+            return
         entry.seq = max(entry.seq, seq)
         if entry.busy or entry.attempts or (entry.resting and entry.seq <= entry.told_seq):
-            return False  # it is seen to afterwards, or when it is tried again, or it is told
+            return  # it is seen to afterwards, or when it is tried again, or it is told
         due_s = max(due_s, entry.not_before_s)
-        if not entry.resting and due_s >= entry.due_s:
-            return False
-        entry.resting = False
-        entry.due_s = due_s
-        return self._queue(entry)
+        if entry.resting or due_s < entry.due_s:
+            entry.resting = False
+            entry.due_s = due_s
+            self._queue(entry)
 
     def delivered(self, user: str, conv: str, seq: int) -> None:
         """A device of the user has everything up to ``seq``."""
-        entry = self._entries.get((user, conv))
+        key = (user, conv)
+        expected = self._expected.get(key)
+        if expected is not None:
+            if seq >= expected[0]:
+                del self._expected[key]
+            return
+        entry = self._entries.get(key)
         if entry is not None:
             entry.delivered = max(entry.delivered, seq)
             if not entry.busy and entry.delivered >= entry.seq:
@@ -114,10 +138,19 @@ class Outbox:
     def next_s(self) -> float | None:
         """When the next entry is due, or None."""
         self._clean()
-        return self._heap[0][0] if self._heap else None
+        heap_s = self._heap[0][0] if self._heap else None
+        if not self._expected:
+            return heap_s
+        expected_s = next(iter(self._expected.values()))[1]
+        return expected_s if heap_s is None else min(heap_s, expected_s)
 
     def take(self, now_s: float) -> Entry | None:
         """An entry that is due, now under way; or None."""
+        while self._expected:
+            (user, conv), (seq, due_s) = next(iter(self._expected.items()))
+            if due_s > now_s:
+                break
+            self.note(user, conv, int(seq), due_s)  # it was not taken in time
         while True:
             self._clean()
             if not self._heap or self._heap[0][0] > now_s:
@@ -187,13 +220,12 @@ class Outbox:
 
     # --- the heap ---------------------------------------------------------------------------------------
 
-    def _queue(self, entry: Entry) -> bool:
+    def _queue(self, entry: Entry) -> None:
         self._pushed += 1
         heapq.heappush(self._heap, (entry.due_s, self._pushed, entry))
         if len(self._heap) > 2 * len(self._entries) + HEAP_GARBAGE_MAX:
             self._heap = [one for one in self._heap if self._stands(one)]
             heapq.heapify(self._heap)
-        return self._heap[0][2] is entry
 
     def _stands(self, one: tuple[float, int, Entry]) -> bool:
         due_s, _, entry = one

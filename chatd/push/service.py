@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
@@ -80,6 +81,7 @@ class Push:
         self._marker: asyncio.Task[None] | None = None
         self._working: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._sleeps_until_s = 0.0  # what is due sooner has to wake it
         self._walk_s: float | None = None  # when the store is to be walked
         self._walked_s = 0.0
         self._walking = False
@@ -95,8 +97,13 @@ class Push:
         user = peer_of(message.conv, message.sender)
         if message.hidden or user is None or user == message.sender or self.sender.is_in_vain(user):
             return
-        delay_s = self._settings.delay_s if self._connected(user) else 0.0
-        if self._outbox.note(user, message.conv, message.seq, self._now_s() + delay_s):
+        due_s = self._now_s()
+        if self._connected(user):
+            due_s += self._settings.delay_s
+            self._outbox.expect(user, message.conv, message.seq, due_s)
+        else:
+            self._outbox.note(user, message.conv, message.seq, due_s)
+        if due_s < self._sleeps_until_s:
             self._wake.set()
 
     def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
@@ -148,11 +155,15 @@ class Push:
         if not self._walking:
             times.append(self._walk_s)
         at_s = min((t for t in times if t is not None), default=None)
+        if len(self._working) < self._settings.sends_max:
+            self._sleeps_until_s = math.inf if at_s is None else at_s
         try:
             async with asyncio.timeout(None if at_s is None else max(0.0, at_s - self._now_s())):
                 await self._wake.wait()
         except TimeoutError:
             return
+        finally:
+            self._sleeps_until_s = 0.0
 
     def _own(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
