@@ -167,32 +167,11 @@ class Server:
         limits = settings.limits
         sends = Buckets(limits.sends_per_s, limits.sends_burst, KEYS_MAX)
         self.delivery = Delivery(self.metrics, connections_per_user_max=limits.connections_per_user_max)
-        self.presence = Presence(
-            self.store,
-            settings.presence,
-            self.metrics,
-            devices=self.delivery.connected,
-            now_s=self._now_s,
-            now_ms=self._now_ms,
-        )
+        self.presence = self._make_presence()
         self.accounts.on_revoked = self.delivery.end
         self.accounts.on_blocked = self.presence.blocked
         self.accounts.on_shows_last_seen = self.presence.shows_last_seen
-        sender = Sender(self.store, notifiers, settings.push, self.metrics, now_ms=self._now_ms)
-        self.push = Push(
-            self.store,
-            sender,
-            settings.push,
-            self.metrics,
-            connected=self.delivery.has,
-            now_s=self._now_s,
-            now_ms=self._now_ms,
-            random=random.random,
-            on_broken=self._store_broke,
-        )
-        self.subscriptions = Subscriptions(
-            self.store, notifiers, missing, now_ms=self._now_ms, on_subscribed=sender.subscribed
-        )
+        self._make_push(notifiers, missing)
         self.sequencer = Sequencer(
             self.store,
             (self.delivery, self.push),
@@ -218,7 +197,39 @@ class Server:
             on_broken=self._store_broke,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
-        self._api = Api(
+        self._api = self._make_api(sends, proxies)
+
+    def _make_presence(self) -> Presence:
+        return Presence(
+            self.store,
+            self.settings.presence,
+            self.metrics,
+            devices=self.delivery.connected,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+        )
+
+    def _make_push(self, notifiers: Mapping[str, Notifier], missing: Sequence[str]) -> None:
+        settings = self.settings.push
+        sender = Sender(self.store, notifiers, settings, self.metrics, now_ms=self._now_ms)
+        self.push = Push(
+            self.store,
+            sender,
+            settings,
+            self.metrics,
+            connected=self.delivery.has,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+            random=random.random,
+            on_broken=self._store_broke,
+        )
+        self.subscriptions = Subscriptions(
+            self.store, notifiers, missing, now_ms=self._now_ms, on_subscribed=sender.subscribed
+        )
+
+    def _make_api(self, sends: Buckets, proxies: tuple[Network, ...]) -> Api:
+        settings, limits = self.settings, self.settings.limits
+        return Api(
             accounts=self.accounts,
             store=self.store,
             subscriptions=self.subscriptions,
