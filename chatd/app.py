@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,9 @@ from chatd.push.load import load
 from chatd.push.sender import Sender
 from chatd.push.service import Push
 from chatd.push.subscriptions import Subscriptions
+from chatd.routing.bus import Bus
+from chatd.routing.bus_redis import RedisBus
+from chatd.routing.exchange import Exchange
 from chatd.sequencer import Sequencer
 from chatd.services import Services
 from chatd.settings import Settings
@@ -68,7 +72,7 @@ def is_loopback(host: str) -> bool:
 class Server:
     """One chatd in one event loop: `start`, then `stop`. Installs no signal handlers and configures no logging.
 
-    ``store``: instead of the one that the settings name. ``now_ms``: wall clock, Unix ms; ``now_s``: monotonic.
+    ``store``, ``bus``: instead of those that the settings name. ``now_ms``: wall clock, Unix ms; ``now_s``: monotonic.
     ``on_broken``: called once when the disk cannot be trusted any more; the process should end.
     """
 
@@ -78,6 +82,7 @@ class Server:
         *,
         store: Store | None = None,
         passwords: Passwords | None = None,
+        bus: Bus | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         now_s: Callable[[], float] = time.monotonic,
         on_broken: Callable[[StoreBroken], None] = lambda exc: None,
@@ -86,6 +91,7 @@ class Server:
         self.store = make_store(settings) if store is None else store
         self.metrics = Metrics()
         self.port = 0
+        self._bus = bus
         self._passwords = passwords or Passwords()
         self._own_passwords = passwords is None
         self._now_ms = now_ms
@@ -100,6 +106,7 @@ class Server:
         self.delivery: Delivery
         self.presence: Presence
         self.push: Push
+        self.exchange: Exchange | None
         self.subscriptions: Subscriptions
         self.sockets: Sockets
 
@@ -117,6 +124,8 @@ class Server:
         for line in missing:
             log.info("notifier_missing", notifier=line)
         try:
+            if self.exchange is not None:
+                await self.exchange.open()
             self.sequencer.start()
             self.push.start()
             self.sockets.start()
@@ -168,13 +177,15 @@ class Server:
         sends = Buckets(limits.sends_per_s, limits.sends_burst, KEYS_MAX)
         self.delivery = Delivery(self.metrics, connections_per_user_max=limits.connections_per_user_max)
         self.presence = self._make_presence()
-        self.accounts.on_revoked = self.delivery.end
-        self.accounts.on_blocked = self.presence.blocked
-        self.accounts.on_shows_last_seen = self.presence.shows_last_seen
         self._make_push(notifiers, missing)
+        self.exchange = self._make_exchange()
+        everywhere = self.exchange
+        self.accounts.on_revoked = everywhere.ended if everywhere else self.delivery.end
+        self.accounts.on_blocked = everywhere.blocked if everywhere else self.presence.blocked
+        self.accounts.on_shows_last_seen = (everywhere or self.presence).shows_last_seen
         self.sequencer = Sequencer(
             self.store,
-            (self.delivery, self.push),
+            (self.delivery, self.push, everywhere) if everywhere else (self.delivery, self.push),
             limits,
             self.metrics,
             now_s=self._now_s,
@@ -189,6 +200,7 @@ class Server:
             sequencer=self.sequencer,
             delivery=self.delivery,
             presence=self.presence,
+            exchange=self.exchange,
             metrics=self.metrics,
             catch_ups=catch_ups,
             sends=sends,
@@ -208,6 +220,30 @@ class Server:
             now_s=self._now_s,
             now_ms=self._now_ms,
         )
+
+    def _make_exchange(self) -> Exchange | None:
+        """The way to the other processes, or None: there is one process."""
+        cluster = self.settings.cluster
+        bus = self._bus
+        if bus is None and cluster.bus_url:
+            bus = RedisBus(cluster.bus_url, self.metrics, publish_hints_max=cluster.publish_hints_max)
+        if bus is None:
+            return None
+        exchange = Exchange(
+            bus,
+            self.delivery,
+            self.presence,
+            self.push,
+            self.metrics,
+            process=secrets.token_hex(8),
+            reconcile_s=cluster.reconcile_s,
+            spread_s=cluster.spread_s,
+            now_ms=self._now_ms,
+            random=random.random,
+        )
+        self.presence.on_typing = exchange.typing
+        self.push.elsewhere = True
+        return exchange
 
     def _make_push(self, notifiers: Mapping[str, Notifier], missing: Sequence[str]) -> None:
         settings = self.settings.push
@@ -280,6 +316,8 @@ class Server:
         self.sockets.stop()
         await self.presence.close()
         await self.push.close()
+        if self.exchange is not None:
+            await self.exchange.close()
         await self._stack.aclose()
         if self._own_passwords:
             self._passwords.close()

@@ -13,7 +13,7 @@ import structlog
 
 from chatd import protocol
 from chatd.cursor import UNKNOWN, Cursor
-from chatd.errors import BadFrame, NotFound, Refusal, StoreBroken
+from chatd.errors import BadFrame, NotFound, OutcomeUnknown, Refusal, StoreBroken
 from chatd.model import PAGE_ITEMS_MAX, ConversationPage, ConversationView, Grown, Message, peer_of
 from chatd.services import Services, Wire
 from chatd.session import Event, Session, State
@@ -29,7 +29,19 @@ log = structlog.get_logger("chatd.catch_up")
 class CatchUp:
     """The cursor of a connection and the task that moves it while the device is behind."""
 
-    __slots__ = ("_device", "_listing", "_owed", "_services", "_session", "_since", "_task", "_user", "_wire", "cursor")
+    __slots__ = (
+        "_device",
+        "_listing",
+        "_owed",
+        "_reconciling",
+        "_services",
+        "_session",
+        "_since",
+        "_task",
+        "_user",
+        "_wire",
+        "cursor",
+    )
 
     def __init__(self, services: Services, wire: Wire, session: Session) -> None:
         self._services = services
@@ -42,6 +54,7 @@ class CatchUp:
         self._listing = True  # a listing is being read or to come: receipts wait, not to overtake its older marks
         self._owed: dict[tuple[str, str], Grown] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._reconciling: asyncio.Task[None] | None = None
 
     # --- what happens ---------------------------------------------------------------------------------
 
@@ -72,17 +85,19 @@ class CatchUp:
 
     def stop(self) -> None:
         """The connection ends."""
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
+        for task in (self._task, self._reconciling):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
 
     # --- the beginning --------------------------------------------------------------------------------
 
     async def open(self, user: str, device: str, since: str | None) -> None:
         """List what changed since, newest first, place the cursors, and begin to read. Raises: Refusal."""
         self._user, self._device = user, device
+        self._listing = True
         cursor: str | None = None
         first: str | None = None
-        while self._session.state is State.CATCHING_UP:
+        while self._session.state is not State.CLOSED:
             page = await self._page(since=since, cursor=cursor, limit=PAGE_ITEMS_MAX)
             first = first or page.since
             for view in page.conversations:
@@ -93,10 +108,29 @@ class CatchUp:
             cursor = page.cursor
             if cursor is None:
                 break
-        self._since = first
+        self._since = first or since
         self._listing = False
         self._pay_receipts()
         self.read_on()
+
+    def reconcile(self) -> None:
+        """Look for what changed since the last listing: hints from other processes may have been lost."""
+        if self._session.state is State.LIVE and self._reconciling is None and not self._listing:
+            self._reconciling = asyncio.get_running_loop().create_task(self._reconcile())
+
+    async def _reconcile(self) -> None:
+        try:
+            async with self._services.catch_ups:
+                self._services.metrics.reconciled += 1
+                await self.open(self._user, self._device, self._since)
+        except (Refusal, OutcomeUnknown) as exc:  # the next turn comes
+            log.warning("reconcile_waits", user=self._user, device=self._device, error=str(exc))
+        except StoreBroken as exc:
+            self._services.on_broken(exc)
+        finally:
+            self._listing = False
+            self._reconciling = None
+        self._pay_receipts()
 
     async def conversations(self, frame: protocol.Conversations) -> None:
         """Answer one page of the listing. Raises: Refusal."""

@@ -62,6 +62,7 @@ class Connection:
         "_work",
         "device",
         "session",
+        "since_ms",
         "user",
         "watcher",
     )
@@ -74,6 +75,7 @@ class Connection:
         self._logs = CatchUp(services, wire, self.session)
         self.user = ""
         self.device = ""
+        self.since_ms = 0
         self._busy = False
         self._inbox: deque[bytes] | None = None  # frames that came in one read with one that waits
         self._work: asyncio.Task[None] | None = None
@@ -152,6 +154,10 @@ class Connection:
         """See `Listener`."""
         if not self.full and self.session.state is not State.CLOSED:
             self._wire.write(payload)
+
+    def reconcile(self) -> None:
+        """See `Recipient`."""
+        self._logs.reconcile()
 
     def end(self, code: int, reason: str) -> None:
         """See `Recipient`."""
@@ -250,7 +256,10 @@ class Connection:
             if self._is_gone():
                 return
             self.user, self.device = identity.user, identity.device
+            self.since_ms = services.now_ms()
             services.delivery.add(self)
+            if services.exchange is not None:
+                await services.exchange.joined(self.user, self.device)
             # Once more: a token that was revoked before the line above found no connection to close.
             identity = await services.accounts.authenticate(frame.token)
         except (Unauthenticated, Forbidden) as exc:
@@ -416,6 +425,8 @@ class Connection:
             self._services.presence.lost(self)
         self.session.step(Event.CLOSE)
         self._services.delivery.remove(self)
+        if self.user and self._services.exchange is not None:
+            self._services.exchange.left(self.user)
         self._logs.stop()
         if self._work is not None and self._work is not asyncio.current_task():
             self._work.cancel()

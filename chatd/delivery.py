@@ -21,6 +21,13 @@ class Recipient(Listener, Protocol):
     def receipt(self, grown: Grown, payload: bytes) -> None:
         """A user's marks grew; ``payload`` is the frame."""
 
+    @property
+    def since_ms(self) -> int:
+        """When it said hello, Unix ms."""
+
+    def reconcile(self) -> None:
+        """Hints may have been lost: look into the store for what this device lacks."""
+
     def end(self, code: int, reason: str) -> None:
         """Close the connection."""
 
@@ -83,6 +90,29 @@ class Delivery:
                 if payload is None:
                     payload = payloads[whole] = protocol.encode(protocol.messages(message.conv, (message,), user))
                 one.live(message, payload)
+
+    def message_to(self, user: str, message: Message) -> None:
+        """A message that another process committed, to the devices of one user here."""
+        devices = self._users.get(user)
+        if devices is not None:
+            payload = protocol.encode(protocol.messages(message.conv, (message,), user))
+            for one in list(devices.values()):
+                one.live(message, payload)
+
+    def receipt_to(self, user: str, grown: Grown, know: frozenset[str]) -> None:
+        """Marks that grew in another process, to the devices of one user here but those that know."""
+        frame = protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read)
+        payload = protocol.encode(frame)
+        for one in list(self._users.get(user, {}).values()):
+            if user != grown.user or one.device not in know:
+                self._metrics.receipts_sent += 1
+                one.receipt(grown, payload)
+
+    def replaced(self, user: str, device: str, at_ms: int) -> None:
+        """A device connected to another process: an older connection of it here is closed."""
+        one = self._users.get(user, {}).get(device)
+        if one is not None and one.since_ms < at_ms:
+            one.end(4409, protocol.CLOSE_CODES[4409].meaning)
 
     def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
         """Marks that grew, to every device of both users but those that know: whose own ack is the user's mark now."""

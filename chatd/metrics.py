@@ -39,6 +39,10 @@ SPECS = (
     Spec("push_clears", "counter", "Notifications taken off a screen, since they were read elsewhere."),
     Spec("push_pending", "gauge", "Conversations that may need a notification now."),
     Spec("push_lag_seconds", "gauge", "For how long the oldest due notification has waited."),
+    Spec("hints_heard", "counter", "Hints from other processes."),
+    Spec("hints_dropped", "counter", "Hints to other processes that were dropped, the bus being gone or full."),
+    Spec("bus_gaps", "counter", "Times that hints from other processes may have been lost."),
+    Spec("reconciled", "counter", "Sessions that were compared with the store, to find what a lost hint hid."),
     Spec("frames_received", "counter", "Frames from clients."),
     Spec("frames_refused", "counter", "Frames answered with an error."),
     Spec("connections_opened", "counter", "WebSocket connections opened."),
@@ -69,6 +73,10 @@ class Metrics:
     push_gone = 0
     push_given_up = 0
     push_clears = 0
+    hints_heard = 0
+    hints_dropped = 0
+    bus_gaps = 0
+    reconciled = 0
     frames_received = 0
     frames_refused = 0
     connections_opened = 0

@@ -14,6 +14,7 @@ from chatd.errors import StoreBroken
 from chatd.limits import Buckets
 from chatd.metrics import Metrics
 from chatd.presence.service import Presence
+from chatd.routing.exchange import Exchange
 from chatd.sequencer import Sequencer
 from chatd.settings import Settings
 from chatd.store.base import Store
@@ -35,7 +36,7 @@ class Wire(Protocol):
 class Services(Struct, frozen=True):
     """What a connection needs of the server. ``now_s`` is monotonic, ``now_ms`` Unix time.
 
-    ``on_broken``: to be told of a StoreBroken, whoever meets it.
+    ``exchange``: with the other processes, if there are any. ``on_broken`` is told of a StoreBroken, whoever meets it.
     """
 
     settings: Settings
@@ -44,6 +45,7 @@ class Services(Struct, frozen=True):
     sequencer: Sequencer
     delivery: Delivery
     presence: Presence
+    exchange: Exchange | None
     metrics: Metrics
     catch_ups: asyncio.Semaphore
     sends: Buckets

@@ -221,6 +221,26 @@ class PushSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = 200
 
 
+class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several processes on one store."""
+
+    bus_url: Annotated[
+        str,
+        Meta(description='Redis that carries hints between the processes, as redis://host:6379/0; "": one process.'),
+    ] = ""
+    reconcile_s: Annotated[
+        float,
+        Meta(ge=1, le=3600, description="A session is compared with the store this often, should a hint be lost."),
+    ] = 30.0
+    spread_s: Annotated[
+        float,
+        Meta(ge=0, le=300, description="After a gap of the bus all sessions are compared within so many seconds."),
+    ] = 5.0
+    publish_hints_max: Annotated[
+        int, Meta(ge=16, le=1_000_000, description="Hints that wait for the bus; one more is dropped.")
+    ] = 10_000
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of them, by section."""
 
@@ -231,6 +251,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timing: TimingSettings = field(default_factory=TimingSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     push: PushSettings = field(default_factory=PushSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
 
 class Row(Struct, frozen=True):

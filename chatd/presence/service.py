@@ -102,6 +102,7 @@ class Presence:
         self._devices = devices
         self._now_s = now_s
         self._now_ms = now_ms
+        self.on_typing: Callable[[str, str, str, bool], None] = lambda peer, conv, user, on: None
         self._roster = Roster(grace_s=settings.grace_s, last_seen_cached_max=LAST_SEEN_CACHED_MAX)
         self._watching = Watching(self._roster.shown, interval_s=settings.interval_s)
         self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()  # who may write to whom, as typing found out
@@ -226,12 +227,17 @@ class Presence:
         self._pairs.move_to_end((listener.user, peer))
         if not self._watcher(listener).may_type(conv, self._now_s()):
             return True
-        payload = protocol.encode(protocol.PeerTyping(conv=conv, user=listener.user, on=on))
+        self.typed(peer, conv, listener.user, on=on)
+        self.on_typing(peer, conv, listener.user, on)
+        return True
+
+    def typed(self, peer: str, conv: str, user: str, *, on: bool) -> None:
+        """``user`` writes to ``peer``: tell their devices here."""
+        payload = protocol.encode(protocol.PeerTyping(conv=conv, user=user, on=on))
         for other in self._devices(peer):
             if other.watcher is None or not other.watcher.quiet:
                 self._metrics.typing_frames += 1
                 other.hint(payload)
-        return True
 
     async def introduce(self, user: str, peer: str) -> bool:
         """Find out whether ``user`` may let ``peer`` know that it types. Raises: Refusal – the store's."""

@@ -98,6 +98,11 @@ class Outbox:
         else:
             self._expected[key] = [seq, due_s]
 
+    def hurry(self, user: str, conv: str, seq: int, due_s: float) -> None:
+        """Who was expected to take it is not there; if it was taken meanwhile, nothing happens."""
+        if (user, conv) in self._expected:
+            self.note(user, conv, seq, due_s)
+
     def note(self, user: str, conv: str, seq: int, due_s: float) -> None:
         """A message was committed; look at its conversation at ``due_s``."""
         self._expected.pop((user, conv), None)

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from chatd.errors import OutcomeUnknown, Refusal, StoreBroken
 from chatd.metrics import Metrics
-from chatd.model import Advance, Appended, Grown, Owed, Pushed, peer_of
+from chatd.model import Advance, Appended, Grown, Message, Owed, Pushed, peer_of
 from chatd.push.base import Clear, Notification, Test
 from chatd.push.outbox import Entry, Outbox, retry_delay_s
 from chatd.push.sender import Sender, Target
@@ -80,6 +80,7 @@ class Push:
         self._marks: list[tuple[Pushed, asyncio.Future[None]]] = []
         self._marker: asyncio.Task[None] | None = None
         self._working: set[asyncio.Task[None]] = set()
+        self.elsewhere = False  # whether users may be connected to other processes: see `received`
         self._wake = asyncio.Event()
         self._sleeps_until_s = 0.0  # what is due sooner has to wake it
         self._walk_s: float | None = None  # when the store is to be walked
@@ -98,7 +99,7 @@ class Push:
         if message.hidden or user is None or user == message.sender or self.sender.is_in_vain(user):
             return
         due_s = self._now_s()
-        if self._connected(user):
+        if self.elsewhere or self._connected(user):
             due_s += self._settings.delay_s
             self._outbox.expect(user, message.conv, message.seq, due_s)
         else:
@@ -106,11 +107,24 @@ class Push:
         if due_s < self._sleeps_until_s:
             self._wake.set()
 
+    def received(self, message: Message, processes: int) -> None:
+        """So many other processes heard of a message; if none did, nobody is there to take it."""
+        user = peer_of(message.conv, message.sender)
+        if not processes and user is not None and not self._connected(user) and not message.hidden:
+            self._outbox.hurry(user, message.conv, message.seq, self._now_s())
+            self._wake.set()
+
     def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
-        """A user's marks grew: it needs no telling any more, or what is on its other screens can go."""
+        """A user's marks grew by these advances."""
+        self.marks_grew(grown, frozenset(a.device for a in advances if a.read >= grown.read))
+
+    def marks_grew(self, grown: Grown, readers: frozenset[str]) -> None:
+        """A user's marks grew: it needs no telling any more, or what is on its other screens can go.
+
+        ``readers``: the devices that read that far themselves.
+        """
         self._outbox.delivered(grown.user, grown.conv, grown.delivered)
         if grown.read and (shown := self._outbox.read(grown.user, grown.conv, grown.read)):
-            readers = frozenset(a.device for a in advances if a.read >= grown.read)
             self._clears.append((grown.user, grown.conv, shown, readers))
             self._wake.set()
 

@@ -15,6 +15,7 @@ from chatd import settings as configuration
 from chatd.app import Server, make_store
 from chatd.client import Client
 from chatd.passwords import Passwords
+from chatd.routing.bus import Bus
 from chatd.store.base import Store
 from chatd.testing.faults import FaultyStore
 
@@ -40,7 +41,8 @@ class ChatServer:
 
     ``store``: ``memory``; ``sqlite``, in a directory that goes with the server; or a directory that stays.
     ``users``: accounts to make; their password is their name. ``settings``: values by key, as
-    ``{"limits.window_messages_max": 8}``; rates are generous unless given.
+    ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus`` and ``share``: the bus and the store
+    that several servers have in common, as several processes do; the first to start opens the store.
     """
 
     def __init__(
@@ -49,7 +51,10 @@ class ChatServer:
         users: Iterable[str] = (),
         port: int = 0,
         settings: Mapping[str, Any] | None = None,
+        bus: Bus | None = None,
+        share: Store | None = None,
     ) -> None:
+        self._bus, self._share = bus, share
         self._users = tuple(users)
         self._stack = AsyncExitStack()
         self._tokens: dict[str, str] = {}
@@ -73,11 +78,12 @@ class ChatServer:
         return self.server.url
 
     async def __aenter__(self) -> ChatServer:
-        self.store = FaultyStore(make_store(self.settings))
+        self.store = FaultyStore(self._share or make_store(self.settings))
         self.server = Server(
             self.settings,
             store=cast(Store, self.store),
             passwords=Passwords(time_cost=1, memory_kib=64, parallelism=1),
+            bus=self._bus,
         )
         await self.server.start()
         for user in self._users:

@@ -23,6 +23,7 @@ class Device:
         self.ended: list[int] = []
         self.watcher: Watcher | None = None
         self.full = False
+        self.since_ms = 0
         self._delivery = delivery
         delivery.add(self)
 
@@ -31,6 +32,9 @@ class Device:
 
     def receipt(self, grown: Grown, payload: bytes) -> None:
         self.payloads.append(payload)
+
+    def reconcile(self) -> None:
+        raise AssertionError("not from delivery")
 
     def hint(self, payload: bytes) -> None:
         raise AssertionError("not from delivery")

@@ -1,0 +1,104 @@
+"""What processes tell each other: hints. A bus may lose, repeat, reorder and delay them; nothing rests on one.
+
+A channel is a user: whoever has a device of that user listens on it. The store has the truth, and what a lost hint
+hides is found by reading it (`chatd.catch_up.CatchUp.reconcile`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from chatd.model import Grown, Message
+
+
+class Hint(Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Something that happened in another process."""
+
+
+class MessageHint(Hint, frozen=True, tag="message"):
+    """A message was committed."""
+
+    message: Message
+
+
+class MarksHint(Hint, frozen=True, tag="marks"):
+    """A user's marks grew; ``know``: the devices whose own acknowledgement that was."""
+
+    grown: Grown
+    know: tuple[str, ...]
+
+
+class TypingHint(Hint, frozen=True, tag="typing"):
+    """``user`` writes to the one whose channel this is."""
+
+    conv: str
+    user: str
+    on: bool
+
+
+class EndHint(Hint, frozen=True, tag="end"):
+    """Connections of the channel's user are to close; ``device`` None: all of them."""
+
+    device: str | None
+    code: int
+
+
+class ReplacedHint(Hint, frozen=True, tag="replaced"):
+    """A device of the channel's user connected somewhere at ``at_ms``: its older connections close with 4409."""
+
+    device: str
+    at_ms: int
+
+
+class BlockedHint(Hint, frozen=True, tag="blocked"):
+    """The channel's user and ``peer``: one blocks the other."""
+
+    peer: str
+
+
+class PrivacyHint(Hint, frozen=True, tag="privacy"):
+    """The channel's user shows when it was last seen, or not."""
+
+    shows_last_seen: bool
+
+
+AnyHint: TypeAlias = MessageHint | MarksHint | TypingHint | EndHint | ReplacedHint | BlockedHint | PrivacyHint
+
+
+class Letter(Struct, frozen=True, array_like=True, gc=False):
+    """A hint on its way. ``process``: who sent it, which does not want it back."""
+
+    process: str
+    hint: AnyHint
+
+
+encode: Callable[[Letter], bytes] = msgspec.msgpack.Encoder().encode
+decode: Callable[[bytes], Letter] = msgspec.msgpack.Decoder(Letter).decode
+
+OnHint: TypeAlias = Callable[[str, bytes], None]
+"""Called with (user, letter) from the loop."""
+OnReceivers: TypeAlias = Callable[[int], None]
+"""Called with the number of processes that listened, if the bus gets to know it."""
+
+
+class Bus(Protocol):
+    """One process's end of the bus. `publish` never waits and never raises."""
+
+    async def open(self, on_hint: OnHint, on_gap: Callable[[], None]) -> None:
+        """Connect. ``on_gap`` is called whenever hints may have been lost. Raises: StartError."""
+
+    async def close(self) -> None:
+        """Let go."""
+
+    def publish(self, user: str, letter: bytes, on_receivers: OnReceivers | None = None) -> None:
+        """Tell everybody who listens on this user's channel. At its bound the bus drops it."""
+
+    async def listen(self, user: str) -> None:
+        """Hear what is published for this user after this returns. Raises: Unavailable – not connected."""
+
+    def forget(self, user: str) -> None:
+        """No longer."""

@@ -1,0 +1,193 @@
+"""Between this process and the others: what happens here is told to them, and what they tell is done here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from chatd.delivery import Delivery, Recipient
+from chatd.metrics import Metrics
+from chatd.model import Advance, Appended, Grown, members_of, peer_of
+from chatd.presence.service import Presence
+from chatd.push.service import Push
+from chatd.routing import bus as wire
+from chatd.routing.bus import (
+    AnyHint,
+    BlockedHint,
+    Bus,
+    EndHint,
+    Letter,
+    MarksHint,
+    MessageHint,
+    PrivacyHint,
+    ReplacedHint,
+    TypingHint,
+)
+
+log = structlog.get_logger("chatd.exchange")
+
+
+class Exchange:
+    """A `FanOut` of the sequencer, and the ear of this process.
+
+    ``process`` names it. Every session is reconciled with the store every ``reconcile_s``, each at a time of its own,
+    and within ``spread_s`` after a gap of the bus: that is the bound within which a lost hint is found.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        delivery: Delivery,
+        presence: Presence,
+        push: Push,
+        metrics: Metrics,
+        *,
+        process: str,
+        reconcile_s: float,
+        spread_s: float,
+        now_ms: Callable[[], int],
+        random: Callable[[], float],
+    ) -> None:
+        self._bus = bus
+        self._delivery = delivery
+        self._presence = presence
+        self._push = push
+        self._metrics = metrics
+        self._process = process
+        self._turns = max(1, round(reconcile_s))
+        self._turn = 0
+        self._spread_s = spread_s
+        self._now_ms = now_ms
+        self._random = random
+        self._timer: asyncio.TimerHandle | None = None
+        self._gap_timers: set[asyncio.TimerHandle] = set()
+
+    async def open(self) -> None:
+        """Connect to the bus. Raises: StartError."""
+        await self._bus.open(self._heard, self._gap)
+        self._arm()
+
+    async def close(self) -> None:
+        """Let go of the bus."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for timer in self._gap_timers:
+            timer.cancel()
+        await self._bus.close()
+
+    # --- devices ----------------------------------------------------------------------------------------
+
+    async def joined(self, user: str, device: str) -> None:
+        """A device has come, and is about to read the store: from now on nothing may be missed.
+
+        Raises: Unavailable – the bus is not there.
+        """
+        await self._bus.listen(user)
+        self._publish(user, ReplacedHint(device, self._now_ms()))
+
+    def left(self, user: str) -> None:
+        """A device went."""
+        if not self._delivery.has(user):
+            self._bus.forget(user)
+
+    # --- what happens here ------------------------------------------------------------------------------
+
+    def message(self, result: Appended, origin: object) -> None:
+        """See `FanOut`. Whether somebody has the recipient is also what the push waits for."""
+        message = result.message
+        letter = wire.encode(Letter(self._process, MessageHint(message)))
+        recipient = peer_of(message.conv, message.sender)
+        for user in dict.fromkeys(members_of(message.conv) or ()):
+            if user != recipient or user == message.sender or self._delivery.has(user):
+                self._bus.publish(user, letter)
+            else:
+                self._bus.publish(user, letter, lambda count: self._push.received(message, count))
+
+    def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
+        """See `FanOut`."""
+        know = tuple(a.device for a in advances if a.read >= grown.read and max(a.delivered, a.read) >= grown.delivered)
+        letter = wire.encode(Letter(self._process, MarksHint(grown, know)))
+        for user in dict.fromkeys(members_of(grown.conv) or ()):
+            if not grown.private or user == grown.user:
+                self._bus.publish(user, letter)
+
+    def typing(self, peer: str, conv: str, user: str, on: bool) -> None:
+        """``user`` writes to ``peer``."""
+        self._publish(peer, TypingHint(conv, user, on))
+
+    def ended(self, user: str, device: str | None, code: int) -> None:
+        """Connections are to close, here and everywhere."""
+        self._delivery.end(user, device, code)
+        self._publish(user, EndHint(device, code))
+
+    def blocked(self, user: str, peer: str) -> None:
+        """One blocks the other."""
+        self._presence.blocked(user, peer)
+        self._publish(user, BlockedHint(peer))
+        self._publish(peer, BlockedHint(user))
+
+    def shows_last_seen(self, user: str, on: bool) -> None:
+        """A user shows when it was last seen, or not."""
+        self._presence.shows_last_seen(user, on)
+        self._publish(user, PrivacyHint(on))
+
+    def _publish(self, user: str, hint: AnyHint) -> None:
+        self._bus.publish(user, wire.encode(Letter(self._process, hint)))
+
+    # --- what others tell -------------------------------------------------------------------------------
+
+    def _heard(self, user: str, data: bytes) -> None:
+        try:
+            letter = wire.decode(data)
+        except msgspec.DecodeError as exc:  # a process of another version: the store is read in time
+            log.warning("hint_not_understood", error=str(exc)[:200])
+            return
+        if letter.process == self._process:
+            return
+        self._metrics.hints_heard += 1
+        match letter.hint:
+            case MessageHint(message=message):
+                self._delivery.message_to(user, message)
+            case MarksHint(grown=grown, know=know):
+                self._delivery.receipt_to(user, grown, frozenset(know))
+                self._push.marks_grew(grown, frozenset(know))
+            case TypingHint(conv=conv, user=writer, on=on):
+                self._presence.typed(user, conv, writer, on=on)
+            case EndHint(device=device, code=code):
+                self._delivery.end(user, device, code)
+            case ReplacedHint(device=replaced, at_ms=at_ms):
+                self._delivery.replaced(user, replaced, at_ms)
+            case BlockedHint(peer=peer):
+                self._presence.blocked(user, peer)
+            case PrivacyHint(shows_last_seen=on):
+                self._presence.shows_last_seen(user, on)
+
+    # --- what may have been missed ----------------------------------------------------------------------
+
+    def _gap(self) -> None:
+        """Hints were lost: every session reads what it lacks, not all at once."""
+        self._metrics.bus_gaps += 1
+        for one in list(self._delivery.connected()):
+            self._later(one, self._random() * self._spread_s)
+
+    def _later(self, one: Recipient, delay_s: float) -> None:
+        def due() -> None:
+            self._gap_timers.discard(timer)
+            one.reconcile()
+
+        timer = asyncio.get_running_loop().call_later(delay_s, due)
+        self._gap_timers.add(timer)
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
+
+    def _tick(self) -> None:
+        """Each second a part of the sessions is looked after, so that each has its turn in ``reconcile_s``."""
+        self._arm()
+        self._turn = (self._turn + 1) % self._turns
+        for one in list(self._delivery.connected()):
+            if (id(one) >> 6) % self._turns == self._turn:
+                one.reconcile()
