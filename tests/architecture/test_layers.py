@@ -29,6 +29,7 @@ LAYERS = {
     "chatd.push": 1,
     "chatd.routing": 1,
     "chatd.routing.bus": 1,
+    "chatd.routing.ring": 1,
     "chatd.push.base": 1,
     "chatd.push.outbox": 1,
     "chatd.accounts": 2,
@@ -50,6 +51,10 @@ LAYERS = {
     "chatd.admin": 3,
     "chatd.client": 3,
     "chatd.routing.bus_redis": 3,
+    "chatd.routing.handover": 3,
+    "chatd.routing.proxying": 3,
+    "chatd.routing.router": 3,
+    "chatd.routing.supervisor": 3,
     "chatd.push.guard": 3,
     "chatd.push.load": 3,
     "chatd.push.ntfy": 3,
@@ -69,6 +74,8 @@ LAYERS = {
 }
 # One adapter in several files.
 ADAPTERS = {
+    "chatd.routing.handover": "chatd.routing.router",
+    "chatd.routing.proxying": "chatd.routing.router",
     "chatd.store.memory_accounts": "chatd.store.memory",
     "chatd.store.memory_conversation": "chatd.store.memory",
     "chatd.store.memory_presence": "chatd.store.memory",
