@@ -30,9 +30,13 @@ from chatd.push.load import load
 from chatd.push.sender import Sender
 from chatd.push.service import Push
 from chatd.push.subscriptions import Subscriptions
-from chatd.routing.bus import Bus
+from chatd.routing.board_redis import RedisBoard
+from chatd.routing.bus import Board, Bus
 from chatd.routing.bus_redis import RedisBus
 from chatd.routing.exchange import Exchange
+from chatd.routing.handover import Handover
+from chatd.routing.others import OtherProcesses
+from chatd.routing.ring import Ring
 from chatd.sequencer import Sequencer
 from chatd.services import Services
 from chatd.settings import Settings
@@ -48,6 +52,7 @@ KEEPALIVE_S = 15.0
 KEYS_MAX = 50_000
 CALLS_PER_S, CALLS_BURST = 50.0, 200
 RECONNECT_SPREAD_MS = 5_000
+HANG_UP_S_MAX = 1.0
 
 log = structlog.get_logger("chatd")
 
@@ -72,7 +77,8 @@ def is_loopback(host: str) -> bool:
 class Server:
     """One chatd in one event loop: `start`, then `stop`. Installs no signal handlers and configures no logging.
 
-    ``store``, ``bus``: instead of those that the settings name. ``now_ms``: wall clock, Unix ms; ``now_s``: monotonic.
+    ``store``, ``bus``, ``board``: instead of those that the settings name. ``now_ms``: wall clock, Unix ms; ``now_s``:
+    monotonic.
     ``on_broken``: called once when the disk cannot be trusted any more; the process should end.
     """
 
@@ -83,6 +89,7 @@ class Server:
         store: Store | None = None,
         passwords: Passwords | None = None,
         bus: Bus | None = None,
+        board: Board | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         now_s: Callable[[], float] = time.monotonic,
         on_broken: Callable[[StoreBroken], None] = lambda exc: None,
@@ -92,6 +99,7 @@ class Server:
         self.metrics = Metrics()
         self.port = 0
         self._bus = bus
+        self._board = board
         self._passwords = passwords or Passwords()
         self._own_passwords = passwords is None
         self._now_ms = now_ms
@@ -99,6 +107,7 @@ class Server:
         self._on_broken = on_broken
         self._broken = False
         self._listening: asyncio.Server | None = None
+        self._handover: Handover | None = None
         self._doors: set[Door] = set()
         self._stack = AsyncExitStack()
         self.accounts: Accounts
@@ -117,8 +126,11 @@ class Server:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is only shown
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    async def start(self, *, listen: bool = True) -> None:
-        """Open, begin to work, listen. Raises: StartError, ConfigError – one line that says the way out."""
+    async def start(self, *, listen: bool = True, handed: Path | None = None) -> None:
+        """Open, begin to work, listen. Raises: StartError, ConfigError – one line that says the way out.
+
+        ``handed``: instead of a port, a unix socket over which routers of this host hand connections over.
+        """
         missing = await self.open(listen=listen)
         self._log_store()
         for line in missing:
@@ -129,7 +141,9 @@ class Server:
             self.sequencer.start()
             self.push.start()
             self.sockets.start()
-            if listen:
+            if handed is not None:
+                await self._serve_handed(handed)
+            elif listen:
                 await self._listen()
         except BaseException:
             await self.stop()
@@ -224,24 +238,29 @@ class Server:
     def _make_exchange(self) -> Exchange | None:
         """The way to the other processes, or None: there is one process."""
         cluster = self.settings.cluster
-        bus = self._bus
+        bus, board = self._bus, self._board
         if bus is None and cluster.bus_url:
             bus = RedisBus(cluster.bus_url, self.metrics, publish_hints_max=cluster.publish_hints_max)
-        if bus is None:
+            board = RedisBoard(cluster.bus_url)
+        if bus is None or board is None:
             return None
+        process = secrets.token_hex(8)
+        others = OtherProcesses(bus, board, self.presence, process=process, lease_s=cluster.lease_s)
         exchange = Exchange(
             bus,
             self.delivery,
             self.presence,
             self.push,
+            others,
             self.metrics,
-            process=secrets.token_hex(8),
+            process=process,
             reconcile_s=cluster.reconcile_s,
             spread_s=cluster.spread_s,
             now_ms=self._now_ms,
             random=random.random,
         )
         self.presence.on_typing = exchange.typing
+        self.presence.others = others
         self.push.elsewhere = True
         return exchange
 
@@ -303,6 +322,8 @@ class Server:
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
+        if self._handover is not None:
+            await self._handover.drain(HANG_UP_S_MAX)
         self.sockets.draining = True
         if self._listening is not None:
             self._listening.close()
@@ -323,8 +344,8 @@ class Server:
             self._passwords.close()
         await self.store.close()
 
-    async def _listen(self) -> None:
-        settings = self.settings
+    async def _doorway(self) -> Callable[[bytes], Door]:
+        """What makes a connection's first protocol; it gets what of the head was read already."""
         runner = web.AppRunner(
             self.web_app(),
             access_log=None,
@@ -335,9 +356,26 @@ class Server:
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         inside = cast(web.Server, runner.server)  # `setup` made it
+        return lambda head: Door(inside, head_s=self.settings.timing.head_s, doors=self._doors, head=head)
+
+    async def _serve_handed(self, path: Path) -> None:
+        handover = Handover(path, await self._doorway(), on_view=self._on_view)
+        try:
+            handover.listen()
+        except OSError as exc:
+            raise StartError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
+        self._handover = handover
+
+    def _on_view(self, me: str, weights: Mapping[str, int]) -> None:
+        ring = Ring(weights)
+        self.sockets.goaway_some(lambda u: ring.place(u) == me, "your place is another process", RECONNECT_SPREAD_MS)
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        doorway = await self._doorway()
         try:
             self._listening = await asyncio.get_running_loop().create_server(
-                lambda: Door(inside, head_s=settings.timing.head_s, doors=self._doors),
+                lambda: doorway(b""),
                 settings.server.host,
                 settings.server.port,
                 backlog=4096,

@@ -236,6 +236,9 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         float,
         Meta(ge=0, le=300, description="After a gap of the bus all sessions are compared within so many seconds."),
     ] = 5.0
+    lease_s: Annotated[
+        float, Meta(ge=1, le=300, description="A process that died without a word counts as dead after so long.")
+    ] = 10.0
     publish_hints_max: Annotated[
         int, Meta(ge=16, le=1_000_000, description="Hints that wait for the bus; one more is dropped.")
     ] = 10_000

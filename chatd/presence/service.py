@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -14,7 +14,7 @@ import structlog
 from chatd import protocol
 from chatd.errors import OutcomeUnknown, Refusal, StoreBroken, TooLarge
 from chatd.metrics import Metrics
-from chatd.model import WATCHES_MAX, Acquaintance, peer_of
+from chatd.model import WATCHES_MAX, Acquaintance, PresenceState, peer_of
 from chatd.presence.state import Roster, Shown
 from chatd.presence.watching import Subscriber, Watching
 from chatd.settings import PresenceSettings
@@ -47,6 +47,16 @@ class Listener(Protocol):
 
     def hint(self, payload: bytes) -> None:
         """Write a frame, or drop it if the socket is full."""
+
+
+class Others(Protocol):
+    """The other processes, as presence sees them."""
+
+    async def look(self, users: Sequence[str]) -> None:
+        """Find out, now and from now on, what they know of these users. Raises: Refusal."""
+
+    def changed_here(self, user: str) -> None:
+        """A user may not be as it was in this process."""
 
 
 class Watcher(Subscriber):
@@ -102,9 +112,10 @@ class Presence:
         self._devices = devices
         self._now_s = now_s
         self._now_ms = now_ms
+        self.others: Others | None = None
         self.on_typing: Callable[[str, str, str, bool], None] = lambda peer, conv, user, on: None
-        self._roster = Roster(grace_s=settings.grace_s, last_seen_cached_max=LAST_SEEN_CACHED_MAX)
-        self._watching = Watching(self._roster.shown, interval_s=settings.interval_s)
+        self.roster = Roster(grace_s=settings.grace_s, last_seen_cached_max=LAST_SEEN_CACHED_MAX)
+        self._watching = Watching(self.roster.shown, interval_s=settings.interval_s)
         self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()  # who may write to whom, as typing found out
         self._questions: set[_Question] = set()
         self._seen: dict[str, int] = {}  # when users left, not stored yet
@@ -117,7 +128,7 @@ class Presence:
 
     def connected(self, listener: Listener, *, shows_last_seen: bool) -> None:
         """A device has said hello."""
-        self._roster.connected(listener.user, listener.device, shows_last_seen=shows_last_seen)
+        self.roster.connected(listener.user, listener.device, shows_last_seen=shows_last_seen)
         self._changed(listener.user)
 
     def lost(self, listener: Listener) -> None:
@@ -125,12 +136,12 @@ class Presence:
         watcher, listener.watcher = listener.watcher, None
         if watcher is not None:
             self._watching.remove(watcher)
-        self._roster.lost(listener.user, listener.device, self._now_s(), self._now_ms())
+        self.roster.lost(listener.user, listener.device, self._now_s(), self._now_ms())
         self._changed(listener.user)
 
     def status(self, listener: Listener, *, away: bool, inactive: bool) -> None:
         """A device says how it is there, and whether presence and typing are of use to it."""
-        self._roster.status(listener.user, listener.device, away=away)
+        self.roster.status(listener.user, listener.device, away=away)
         if inactive or listener.watcher is not None:
             watcher = self._watcher(listener)
             watcher.inactive = inactive
@@ -157,6 +168,8 @@ class Presence:
         if len(watcher.told.keys() | set(users)) > WATCHES_MAX:
             raise TooLarge(f"more than {WATCHES_MAX} watched users")
         known = await self._acquainted(listener.user, users)
+        if self.others is not None and known:
+            await self.others.look(list(known))
         if listener.watcher is not watcher:  # it was closed meanwhile
             return protocol.Presence(states=())
         for user in users:
@@ -164,9 +177,9 @@ class Presence:
                 watcher.told.pop(user, None)
         for user, one in known.items():
             if not one.shows_last_seen:
-                self._roster.last_seen(user, None)
+                self.roster.last_seen(user, None)
             elif one.last_seen_ms is not None:  # else it is not stored yet, if it is known here
-                self._roster.last_seen(user, one.last_seen_ms)
+                self.roster.last_seen(user, one.last_seen_ms)
         self._watching.add(watcher)
         return _frame(self._watching.watch(watcher, known))
 
@@ -191,7 +204,7 @@ class Presence:
 
     def shows_last_seen(self, user: str, on: bool) -> None:
         """A user shows when it was last here, and sees it of others; or neither."""
-        self._roster.hide(user, not on)
+        self.roster.hide(user, not on)
         for listener in self._devices(user):
             if listener.watcher is not None:
                 listener.watcher.shows_last_seen = on
@@ -200,7 +213,7 @@ class Presence:
 
     def _watcher(self, listener: Listener) -> Watcher:
         if listener.watcher is None:
-            listener.watcher = Watcher(listener, shows_last_seen=not self._roster.hides(listener.user))
+            listener.watcher = Watcher(listener, shows_last_seen=not self.roster.hides(listener.user))
         return listener.watcher
 
     async def _acquainted(self, user: str, others: Sequence[str]) -> dict[str, Acquaintance]:
@@ -211,6 +224,27 @@ class Presence:
         finally:
             self._questions.discard(question)
         return {name: one for name, one in known.items() if name not in question.blocked}
+
+    def watched(self) -> set[str]:
+        """Everybody whom some device here watches. Walks over all of them."""
+        return self._watching.watched()
+
+    def elsewhere(self, user: str, process: str, state: PresenceState, last_seen_ms: int | None) -> None:
+        """Another process says how a user is there."""
+        self.roster.elsewhere(user, process, state, last_seen_ms)
+        self._told(user)
+
+    def all_elsewhere(self, user: str, processes: Mapping[str, PresenceState]) -> None:
+        """All that the other processes say of a user; what another one had said no longer holds."""
+        before = self.roster.shown(user)
+        self.roster.all_elsewhere(user, processes)
+        if self.roster.shown(user) != before:
+            self._told(user)
+
+    def alive(self, processes: Collection[str]) -> None:
+        """These are the processes that live; what others said no longer holds."""
+        for user in self.roster.only_of(processes):
+            self._told(user)
 
     # --- typing -----------------------------------------------------------------------------------------
 
@@ -251,12 +285,18 @@ class Presence:
     # --- time -------------------------------------------------------------------------------------------
 
     def _changed(self, user: str) -> None:
+        """Something happened to a user in this process."""
+        if self.others is not None:
+            self.others.changed_here(user)
+        self._told(user)
+
+    def _told(self, user: str) -> None:
         self._watching.changed(user, self._now_s())
         self._arm()
 
     def _arm(self) -> None:
         """Wake up when there is something to do next; never, if there is not."""
-        times = [t for t in (self._watching.next_s(), self._roster.next_gone_s()) if t is not None]
+        times = [t for t in (self._watching.next_s(), self.roster.next_gone_s()) if t is not None]
         if not times or self._closed:
             return
         at_s = min(times)
@@ -270,9 +310,11 @@ class Presence:
     def _tick(self) -> None:
         self._timer = None
         now_s = self._now_s()
-        gone = self._roster.gone(now_s)
+        gone = self.roster.gone(now_s)
         for user in gone:
             self._watching.changed(user, now_s)
+            if self.others is not None:
+                self.others.changed_here(user)
         self._store_seen(gone)
         try:
             for subscriber, states in self._watching.due(now_s, TURN_SUBSCRIBERS_MAX):
@@ -327,8 +369,8 @@ class Presence:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
         now_ms = self._now_ms()
-        self._seen.update(self._roster.leaving())
-        self._seen.update(dict.fromkeys(self._roster.here, now_ms))
+        self._seen.update(self.roster.leaving())
+        self._seen.update(dict.fromkeys(self.roster.here, now_ms))
         while self._seen:
             left = len(self._seen)
             await self._write_some()

@@ -7,6 +7,7 @@ A user is online if any device is, away if all are, else offline. Whose last con
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
@@ -46,6 +47,7 @@ class Roster:
         self._leaving: OrderedDict[str, Leaving] = OrderedDict()  # the first to be gone stands first
         self._gone: OrderedDict[str, Shown] = OrderedDict()
         self._hiding: set[str] = set()  # users here or leaving who do not show when they were last seen
+        self._elsewhere: dict[str, dict[str, Shown]] = {}  # user → process → what it said of them
 
     def __len__(self) -> int:
         return len(self._devices) + len(self._leaving)
@@ -61,11 +63,53 @@ class Roster:
 
     def shown(self, user: str) -> Shown:
         """What others may see of ``user`` now."""
+        here = self.shown_here(user)
+        elsewhere = self._elsewhere.get(user)
+        if elsewhere is None or here is ONLINE:
+            return here or self._gone.get(user, OFFLINE)
+        return ONLINE if ONLINE in elsewhere.values() else AWAY
+
+    def shown_here(self, user: str) -> Shown | None:
+        """The same as far as this process alone knows: ONLINE, AWAY or None."""
         devices = self._devices.get(user)
         if devices is not None:
             return ONLINE if not all(devices.values()) else AWAY
         leaving = self._leaving.get(user)
-        return leaving.before if leaving is not None else self._gone.get(user, OFFLINE)
+        return leaving.before if leaving is not None else None
+
+    def elsewhere(self, user: str, process: str, state: PresenceState, last_seen_ms: int | None = None) -> None:
+        """What another process says of a user; the last one to call them offline says when they were last seen."""
+        processes = self._elsewhere.setdefault(user, {})
+        if state == "offline":
+            processes.pop(process, None)
+        else:
+            processes[process] = ONLINE if state == "online" else AWAY
+        if not processes:
+            del self._elsewhere[user]
+            if last_seen_ms is not None and self.shown_here(user) is None:
+                self._gone.pop(user, None)
+                self._remember(user, last_seen_ms)
+
+    def all_elsewhere(self, user: str, processes: Mapping[str, PresenceState]) -> None:
+        """All that other processes say of a user, in place of what they said."""
+        for process in list(self._elsewhere.get(user, {})):
+            if process not in processes:
+                self.elsewhere(user, process, "offline")
+        for process, state in processes.items():
+            self.elsewhere(user, process, state)
+
+    def only_of(self, alive: Collection[str]) -> list[str]:
+        """Other processes than these are dead. Returns: the users of whom they had said something."""
+        changed = []
+        for user, processes in list(self._elsewhere.items()):
+            for process in [one for one in processes if one not in alive]:
+                self.elsewhere(user, process, "offline")
+                changed.append(user)
+        return changed
+
+    def forget_elsewhere(self, user: str) -> None:
+        """Nobody here watches this user any more."""
+        self._elsewhere.pop(user, None)
 
     def connected(self, user: str, device: str, *, shows_last_seen: bool) -> None:
         """A device came; it is online until it says otherwise."""
@@ -88,7 +132,7 @@ class Roster:
         devices = self._devices.get(user)
         if devices is None or device not in devices:
             return
-        before = self.shown(user)
+        before = self.shown_here(user) or AWAY
         del devices[device]
         if not devices:
             del self._devices[user]
@@ -115,7 +159,7 @@ class Roster:
 
     def last_seen(self, user: str, at_ms: int | None) -> None:
         """What the store knows of somebody who is not here; None: nothing that others may see."""
-        if user not in self._devices and user not in self._leaving:
+        if user not in self._devices and user not in self._leaving and user not in self._elsewhere:
             if at_ms is None:
                 self._gone.pop(user, None)
             elif user not in self._gone:

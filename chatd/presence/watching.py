@@ -70,6 +70,10 @@ class Watching:
             states.append((user, shown))
         return states
 
+    def watched(self) -> set[str]:
+        """Everybody whom some subscriber watches."""
+        return {user for slot in self._slots for one in slot for user in one.told}
+
     def changed(self, user: str, now_s: float) -> None:
         """A user may not be as it was."""
         self._begin(now_s)

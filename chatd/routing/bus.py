@@ -1,18 +1,18 @@
 """What processes tell each other: hints. A bus may lose, repeat, reorder and delay them; nothing rests on one.
 
-A channel is a user: whoever has a device of that user listens on it. The store has the truth, and what a lost hint
-hides is found by reading it (`chatd.catch_up.CatchUp.reconcile`).
+A channel is a user: whoever has a device of that user listens on it; on a second one listens who watches them. The
+store has the truth, and what a lost hint hides is found by reading it (`chatd.catch_up.CatchUp.reconcile`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from chatd.model import Grown, Message
+from chatd.model import Grown, Message, PresenceState
 
 
 class Hint(Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -66,7 +66,21 @@ class PrivacyHint(Hint, frozen=True, tag="privacy"):
     shows_last_seen: bool
 
 
-AnyHint: TypeAlias = MessageHint | MarksHint | TypingHint | EndHint | ReplacedHint | BlockedHint | PrivacyHint
+class PresenceHint(Hint, frozen=True, tag="presence"):
+    """How the user of a `watch_channel` is in the process that says so; ``last_seen_ms`` of somebody who shows it."""
+
+    state: PresenceState
+    last_seen_ms: int | None = None
+
+
+AnyHint: TypeAlias = (
+    MessageHint | MarksHint | TypingHint | EndHint | ReplacedHint | BlockedHint | PrivacyHint | PresenceHint
+)
+
+
+def watch_channel(user: str) -> str:
+    """The channel on which it is told how a user is there. No user has such a name."""
+    return f"?{user}"
 
 
 class Letter(Struct, frozen=True, array_like=True, gc=False):
@@ -102,3 +116,25 @@ class Bus(Protocol):
 
     def forget(self, user: str) -> None:
         """No longer."""
+
+
+class Board(Protocol):
+    """Where processes note how their users are there, each on a lease: what a dead one noted ends with it.
+
+    Errors: Unavailable.
+    """
+
+    async def open(self, process: str, lease_s: float) -> None:
+        """Take a lease for this process; it is renewed by `alive`. Raises: StartError."""
+
+    async def close(self) -> None:
+        """Give it back, with all that was noted."""
+
+    async def alive(self) -> set[str]:
+        """Renew the lease. Returns: the processes that live."""
+
+    async def note(self, states: Mapping[str, PresenceState]) -> None:
+        """How these users of this process are there; ``offline`` takes the note away. At most 10,000."""
+
+    async def look(self, users: Sequence[str]) -> dict[str, dict[str, PresenceState]]:
+        """What living processes noted: user → process → state. At most 1,000."""

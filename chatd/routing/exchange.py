@@ -22,10 +22,12 @@ from chatd.routing.bus import (
     Letter,
     MarksHint,
     MessageHint,
+    PresenceHint,
     PrivacyHint,
     ReplacedHint,
     TypingHint,
 )
+from chatd.routing.others import OtherProcesses
 
 log = structlog.get_logger("chatd.exchange")
 
@@ -43,6 +45,7 @@ class Exchange:
         delivery: Delivery,
         presence: Presence,
         push: Push,
+        others: OtherProcesses,
         metrics: Metrics,
         *,
         process: str,
@@ -55,6 +58,7 @@ class Exchange:
         self._delivery = delivery
         self._presence = presence
         self._push = push
+        self._others = others
         self._metrics = metrics
         self._process = process
         self._turns = max(1, round(reconcile_s))
@@ -63,11 +67,13 @@ class Exchange:
         self._now_ms = now_ms
         self._random = random
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._gap_timers: set[asyncio.TimerHandle] = set()
 
     async def open(self) -> None:
         """Connect to the bus. Raises: StartError."""
         await self._bus.open(self._heard, self._gap)
+        await self._others.open()
         self._arm()
 
     async def close(self) -> None:
@@ -76,6 +82,10 @@ class Exchange:
             self._timer.cancel()
         for timer in self._gap_timers:
             timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await self._others.close()
         await self._bus.close()
 
     # --- devices ----------------------------------------------------------------------------------------
@@ -164,12 +174,16 @@ class Exchange:
                 self._presence.blocked(user, peer)
             case PrivacyHint(shows_last_seen=on):
                 self._presence.shows_last_seen(user, on)
+            case PresenceHint(state=state, last_seen_ms=last_seen_ms):
+                self._presence.elsewhere(user.removeprefix("?"), letter.process, state, last_seen_ms)
 
     # --- what may have been missed ----------------------------------------------------------------------
 
     def _gap(self) -> None:
         """Hints were lost: every session reads what it lacks, not all at once."""
         self._metrics.bus_gaps += 1
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._others.again())
         for one in list(self._delivery.connected()):
             self._later(one, self._random() * self._spread_s)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from chatd.model import PresenceState
 from chatd.routing.bus import OnHint, OnReceivers
 
 
@@ -20,6 +21,7 @@ class Hub:
         self.loss, self.repeat, self.late_s = loss, repeat, late_s
         self.dice = random.Random(seed)  # noqa: S311 - chance is no secret here
         self.ends: list[LoopBus] = []
+        self.boards: dict[str, dict[str, PresenceState]] = {}  # process → user → state, of those that live
         self.lost = self.repeated = self.passed = 0
 
     def end(self) -> LoopBus:
@@ -91,3 +93,43 @@ class LoopBus:
     def forget(self, user: str) -> None:
         """See `Bus`."""
         self._users.discard(user)
+
+
+class LoopBoard:
+    """One process's side of a board that lies in the hub. `die` ends its lease without a word."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._process = ""
+        self._dead = False
+
+    async def open(self, process: str, lease_s: float) -> None:
+        """See `Board`."""
+        self._process = process
+        self._hub.boards[process] = {}
+
+    async def close(self) -> None:
+        """See `Board`."""
+        self._hub.boards.pop(self._process, None)
+
+    def die(self) -> None:
+        """The process is gone, and its lease runs out."""
+        self._dead = True
+        self._hub.boards.pop(self._process, None)
+
+    async def alive(self) -> set[str]:
+        """See `Board`."""
+        return set(self._hub.boards)
+
+    async def note(self, states: Mapping[str, PresenceState]) -> None:
+        """See `Board`."""
+        for user, state in states.items():
+            if state == "offline" or self._dead:
+                self._hub.boards.get(self._process, {}).pop(user, None)
+            else:
+                self._hub.boards[self._process][user] = state
+
+    async def look(self, users: Sequence[str]) -> dict[str, dict[str, PresenceState]]:
+        """See `Board`."""
+        boards = self._hub.boards.items()
+        return {user: {process: notes[user] for process, notes in boards if user in notes} for user in users}

@@ -15,7 +15,7 @@ from chatd import settings as configuration
 from chatd.app import Server, make_store
 from chatd.client import Client
 from chatd.passwords import Passwords
-from chatd.routing.bus import Bus
+from chatd.routing.bus import Board, Bus
 from chatd.store.base import Store
 from chatd.testing.faults import FaultyStore
 
@@ -41,8 +41,8 @@ class ChatServer:
 
     ``store``: ``memory``; ``sqlite``, in a directory that goes with the server; or a directory that stays.
     ``users``: accounts to make; their password is their name. ``settings``: values by key, as
-    ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus`` and ``share``: the bus and the store
-    that several servers have in common, as several processes do; the first to start opens the store.
+    ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus``, ``board`` and ``share``: the bus, the
+    board and the store that several servers have in common, as several processes do.
     """
 
     def __init__(
@@ -52,9 +52,10 @@ class ChatServer:
         port: int = 0,
         settings: Mapping[str, Any] | None = None,
         bus: Bus | None = None,
+        board: Board | None = None,
         share: Store | None = None,
     ) -> None:
-        self._bus, self._share = bus, share
+        self._bus, self._board, self._share = bus, board, share
         self._users = tuple(users)
         self._stack = AsyncExitStack()
         self._tokens: dict[str, str] = {}
@@ -84,6 +85,7 @@ class ChatServer:
             store=cast(Store, self.store),
             passwords=Passwords(time_cost=1, memory_kib=64, parallelism=1),
             bus=self._bus,
+            board=self._board,
         )
         await self.server.start()
         for user in self._users:

@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 
 from chatd import protocol
-from chatd.client import Client, MessageEvent, Stopped, TypingEvent
+from chatd.client import Client, MessageEvent, PresenceEvent, Stopped, TypingEvent
 from chatd.model import Marks, Message, conv_of
 from chatd.routing.bus import Letter, MessageHint, decode, encode
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
-from chatd.testing.bus import Hub
+from chatd.testing.bus import Hub, LoopBoard
 from chatd.testing.push_service import FakePushService
 from chatd.testing.server import ChatServer
 
@@ -28,6 +28,8 @@ FAST: dict[str, Any] = {
     "push.private_endpoints": True,
     "push.delay_s": 0.5,
     "presence.interval_s": 0.05,
+    "presence.grace_s": 0.1,
+    "cluster.lease_s": 1.0,
 }
 
 
@@ -38,12 +40,16 @@ class Cluster:
         self.hub = hub
         self.store = MemoryStore()
         self.servers: list[ChatServer] = []
+        self.boards: list[LoopBoard] = []
         self.stack = AsyncExitStack()
 
     async def start(self, count: int) -> None:
         for _ in range(count):
             share, bus = cast(Store, self.store), self.hub.end()
-            server = ChatServer(users=USERS if not self.servers else (), settings=FAST, share=share, bus=bus)
+            board = LoopBoard(self.hub)
+            self.boards.append(board)
+            users = USERS if not self.servers else ()
+            server = ChatServer(users=users, settings=FAST, share=share, bus=bus, board=board)
             self.servers.append(await self.stack.enter_async_context(server))
 
     async def client(self, at: int, user: str, device: str = "test") -> Client:
@@ -127,6 +133,41 @@ async def test_typing_crosses_and_a_block_stops_it_everywhere(cluster: Cluster) 
     async with asyncio.timeout(5):
         while ("alice", "bob") in pairs:  # noqa: ASYNC110 - a set tells nobody that it changed
             await asyncio.sleep(0.01)
+
+
+async def seen(client: Client, wanted: PresenceEvent) -> PresenceEvent:
+    """Wait until a user is so; ``last_seen`` is whatever it is."""
+    async for event in client.events():
+        if isinstance(event, PresenceEvent) and (event.user, event.state) == (wanted.user, wanted.state):
+            return event
+    raise AssertionError("the client ended")
+
+
+async def test_presence_crosses_processes_and_a_dead_process_takes_its_users_with_it(cluster: Cluster) -> None:
+    alice, bob = await cluster.client(0, "alice"), await cluster.client(1, "bob")
+    await (await bob.send("alice", "hi")).sent()
+    alice.watch("bob")
+    await seen(alice, PresenceEvent("bob", "online"))
+    bob.status("away")
+    await seen(alice, PresenceEvent("bob", "away"))
+    tablet = await cluster.client(0, "bob", "tablet")
+    await seen(alice, PresenceEvent("bob", "online"))
+    await tablet.close()
+    await seen(alice, PresenceEvent("bob", "away"))
+    bob.status("online")
+    await seen(alice, PresenceEvent("bob", "online"))
+    cluster.hub.ends[1].cut()  # the process is killed: nobody hears of it, and its lease ends
+    cluster.boards[1].die()
+    await seen(alice, PresenceEvent("bob", "offline"))
+
+
+async def test_who_leaves_another_process_is_last_seen_there(cluster: Cluster) -> None:
+    alice, bob = await cluster.client(0, "alice"), await cluster.client(1, "bob")
+    await (await bob.send("alice", "hi")).sent()
+    alice.watch("bob")
+    await seen(alice, PresenceEvent("bob", "online"))
+    await bob.close()
+    assert (await seen(alice, PresenceEvent("bob", "offline"))).last_seen is not None
 
 
 async def test_a_revoked_device_is_closed_on_every_process(cluster: Cluster) -> None:
