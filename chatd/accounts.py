@@ -53,8 +53,8 @@ class Accounts:
     """The accounts of one store. Errors of the store pass through every method.
 
     ``now_ms``: the wall clock. ``loopback``: the server listens on a loopback address only, which makes ``auto``
-    registration open. ``on_revoked``, ``on_blocked`` (user, peer) and ``on_shows_last_seen`` (user, on) may be replaced
-    by whoever has to know.
+    registration open. ``on_revoked``, ``on_enabled``, ``on_blocked`` (user, peer) and ``on_shows_last_seen``
+    (user, on) may be replaced by whoever has to know.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Accounts:
         known_users_cached_max: int = KNOWN_USERS_CACHED_MAX,
     ) -> None:
         self.on_revoked = on_revoked
+        self.on_enabled: Callable[[str], None] = lambda user: None
         self.on_blocked: Callable[[str, str], None] = lambda user, peer: None
         self.on_shows_last_seen: Callable[[str, bool], None] = lambda user, on: None
         self.registration: Literal["open", "invite", "closed"] = (
@@ -258,6 +259,7 @@ class Accounts:
         """Let a disabled user in again. Raises: NotFound."""
         if not await self._store.set_disabled(user, False):
             raise NotFound("no such user")
+        self.on_enabled(user)
 
     async def delete_user(self, user: str) -> None:
         """Delete a user with its devices and tokens; the name stays taken, the messages stay. Raises: NotFound."""

@@ -42,6 +42,7 @@ from chatd.services import Services
 from chatd.settings import Settings
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
+from chatd.store.redis import RedisStore
 from chatd.store.sqlite import SqliteStore
 from chatd.transport import http
 from chatd.transport.api import Api
@@ -61,6 +62,8 @@ def make_store(settings: Settings) -> Store:
     """The store that the settings name."""
     if settings.store.kind == "memory":
         return MemoryStore()
+    if settings.store.kind == "redis":
+        return RedisStore(settings.store)
     return SqliteStore(Path(settings.server.data_dir), settings.store)
 
 
@@ -195,6 +198,7 @@ class Server:
         self.exchange = self._make_exchange()
         everywhere = self.exchange
         self.accounts.on_revoked = everywhere.ended if everywhere else self.delivery.end
+        self.accounts.on_enabled = self.push.sender.subscribed  # what a disabled user had counts again
         self.accounts.on_blocked = everywhere.blocked if everywhere else self.presence.blocked
         self.accounts.on_shows_last_seen = (everywhere or self.presence).shows_last_seen
         self.sequencer = Sequencer(

@@ -7,37 +7,43 @@ and conversation: messages that come meanwhile collapse into it.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 COLLAPSE_S = 1.0
 """A conversation that was notified of is not notified of again sooner: a burst becomes few notifications."""
 SHOWN_MAX = 100_000
 """Notifications that are remembered as on a screen; beyond, the oldest is forgotten and never cleared."""
+LOOK_AGAIN_S = 60.0
+"""A conversation whose every target waits is not looked at sooner for a newer message."""
 HEAP_GARBAGE_MAX = 1_024
 ATTEMPTS_COUNTED_MAX = 30
+_NOT_TRIED = (-math.inf, 0)
 
 
 class Entry:
     """One conversation that one user may have to be told of.
 
-    ``seq``: the newest message heard of. ``told_seq`` and ``open``: what the last attempt told, and to whom it has not
-    got through yet; they belong to who sends.
+    ``seq``: the newest message heard of; ``delivered`` and ``read``: what the user's devices have said of it since.
+    ``told_seq``: what the last attempt told. Its targets are settled, or wait for their own next attempt: one push
+    service that is down must not hold up the others.
     """
 
     __slots__ = (
-        "attempts",
         "busy",
         "conv",
         "delivered",
         "due_s",
         "not_before_s",
-        "open",
+        "read",
         "resting",
         "seq",
+        "settled",
         "taken_seq",
         "told_seq",
         "user",
+        "waits",
     )
 
     def __init__(self, user: str, conv: str, seq: int, due_s: float) -> None:
@@ -48,11 +54,33 @@ class Entry:
         self.busy = False
         self.resting = False  # told of, and kept for a while so that the next notification is not too soon
         self.delivered = 0
-        self.attempts = 0
-        self.not_before_s = 0.0
+        self.read = 0
+        self.not_before_s = 0.0  # a message brings it forward so far and no further
         self.taken_seq = 0
         self.told_seq = 0
-        self.open: frozenset[Hashable] = frozenset()
+        self.settled: set[Hashable] = set()
+        self.waits: dict[Hashable, tuple[float, int]] = {}  # target → when it is tried again, attempts that failed
+
+    def begin(self, seq: int, targets: Collection[Hashable], now_s: float) -> list[Hashable]:
+        """An attempt to tell ``targets`` of everything up to ``seq``. Returns: to whom it is to be sent now."""
+        if self.told_seq != seq:
+            self.told_seq = seq
+            self.settled.clear()
+        self.waits = {name: wait for name, wait in self.waits.items() if name in targets}
+        return [name for name in targets if name not in self.settled and self.waits.get(name, _NOT_TRIED)[0] <= now_s]
+
+    def settle(self, target: Hashable) -> None:
+        """This target needs nothing more of what is told."""
+        self.settled.add(target)
+        self.waits.pop(target, None)
+
+    def attempts(self, target: Hashable) -> int:
+        """How many attempts on this target failed in a row."""
+        return self.waits.get(target, _NOT_TRIED)[1]
+
+    def wait(self, target: Hashable, until_s: float, *, failed: bool = True) -> None:
+        """This target was not reached and is tried again then; not ``failed``: it was not its fault."""
+        self.waits[target] = (until_s, min(self.attempts(target) + failed, ATTEMPTS_COUNTED_MAX))
 
 
 class Outbox:
@@ -105,7 +133,9 @@ class Outbox:
 
     def note(self, user: str, conv: str, seq: int, due_s: float) -> None:
         """A message was committed; look at its conversation at ``due_s``."""
-        self._expected.pop((user, conv), None)
+        expected = self._expected.pop((user, conv), None)
+        if expected is not None:
+            seq = max(seq, int(expected[0]))  # a hint about an older message must not hide a newer one
         entry = self._entries.get((user, conv))
         if entry is None:
             if len(self) >= self._pending_max or self._of_user[user] >= self._per_user_max:
@@ -116,8 +146,8 @@ class Outbox:
             self._queue(entry)
             return
         entry.seq = max(entry.seq, seq)
-        if entry.busy or entry.attempts or (entry.resting and entry.seq <= entry.told_seq):
-            return  # it is seen to afterwards, or when it is tried again, or it is told
+        if entry.busy or (entry.resting and entry.seq <= entry.told_seq):
+            return  # it is seen to afterwards, or it is told
         due_s = max(due_s, entry.not_before_s)
         if entry.resting or due_s < entry.due_s:
             entry.resting = False
@@ -171,8 +201,7 @@ class Outbox:
     def done(self, entry: Entry, now_s: float) -> None:
         """Everything up to ``entry.told_seq`` is told; what came meanwhile is due a little later."""
         entry.busy = False
-        entry.attempts = 0
-        entry.open = frozenset()
+        entry.waits.clear()
         if entry.delivered >= entry.seq:
             self._forget(entry)
             return
@@ -180,21 +209,32 @@ class Outbox:
         entry.not_before_s = entry.due_s = now_s + COLLAPSE_S
         self._queue(entry)
 
-    def again(self, entry: Entry, due_s: float, *, failed: bool = True) -> None:
-        """It did not get through to ``entry.open``: once more at ``due_s``, unless a device takes it meanwhile."""
+    def again(self, entry: Entry, due_s: float) -> None:
+        """It could not be tried: once more at ``due_s`` and not before, unless a device takes it meanwhile."""
+        self._again(entry, due_s, due_s)
+
+    def retry(self, entry: Entry, now_s: float) -> None:
+        """It did not get through to those who wait: once more when the first one's wait is over.
+
+        A newer message shortens nobody's wait, but those who were reached are told of it; if nobody was, it is looked
+        whether there is a new target.
+        """
+        due_s = min(until_s for until_s, _ in entry.waits.values())
+        not_before_s = min(due_s, now_s + (COLLAPSE_S if entry.settled else LOOK_AGAIN_S))
+        self._again(entry, not_before_s if entry.seq > entry.told_seq else due_s, not_before_s)
+
+    def _again(self, entry: Entry, due_s: float, not_before_s: float) -> None:
         entry.busy = False
-        if failed:
-            entry.attempts = min(entry.attempts + 1, ATTEMPTS_COUNTED_MAX)
         if entry.delivered >= entry.seq:
             self._forget(entry)
             return
-        entry.due_s = due_s
+        entry.due_s, entry.not_before_s = due_s, not_before_s
         self._queue(entry)
 
     def drop(self, entry: Entry, now_s: float) -> None:
         """Nothing is owed of what stood when it was taken; what came meanwhile is due at once."""
         entry.busy = False
-        entry.attempts = 0
+        entry.waits.clear()
         if entry.seq > max(entry.taken_seq, entry.delivered):
             entry.due_s = now_s
             self._queue(entry)
@@ -217,6 +257,9 @@ class Outbox:
 
     def read(self, user: str, conv: str, seq: int) -> int:
         """The user has read up to ``seq``. Returns: the seq of the notification that is to go, or 0."""
+        entry = self._entries.get((user, conv))
+        if entry is not None:  # under way: what it puts on a screen is read before it is there
+            entry.read = max(entry.read, seq)
         shown = self._shown.get((user, conv))
         if shown is None or seq < shown:
             return 0

@@ -21,6 +21,9 @@ NOT_SUBSCRIBED_CACHED_MAX = 50_000
 HOST_SHARE = 0.75
 HOST_AGAIN_S = 1.0
 
+CROWDED = Outcome("later", "its push service has too many under way", HOST_AGAIN_S)
+"""It was not tried, for want of a slot and not by its fault."""
+
 log = structlog.get_logger("chatd.push")
 
 
@@ -70,9 +73,12 @@ class Sender:
         self._subscribed += 1
 
     async def close(self) -> None:
-        """Close the notifiers."""
-        for notifier in self._notifiers.values():
-            await notifier.close()
+        """Close the notifiers, each whatever becomes of the others."""
+        for kind, notifier in self._notifiers.items():
+            try:
+                await notifier.close()
+            except Exception as exc:
+                log.exception("notifier_not_closed", kind=kind, exc_info=exc)
 
     async def targets(self, user: str) -> dict[object, Target]:
         """Where this user is to be told: its subscriptions, and who hears of every user."""
@@ -89,13 +95,15 @@ class Sender:
     async def send(self, payload: Payload, target: Target, ttl_s: int) -> Outcome:
         """One attempt, with a bound on its time and on how many one push service may hold up."""
         one = target.subscription
-        host = target.kind if one is None else urlsplit(one.endpoint).netloc
+        host = target.kind if one is None else _host(one.endpoint)
         if self._hosts[host] >= max(1, int(self._settings.sends_max * HOST_SHARE)):
-            return Outcome("later", "its push service has too many under way", HOST_AGAIN_S)
+            return CROWDED
         self._hosts[host] += 1
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 outcome = await self._notifiers[target.kind].send(payload, one, ttl_s)
+            if not isinstance(outcome, Outcome):
+                raise TypeError(f"a notifier returned {type(outcome).__name__}, not an Outcome")
         except TimeoutError:
             outcome = Outcome("later", f"no answer within {self._settings.timeout_s:g} s")
         except Exception as exc:  # others' code: whatever it raises, it is tried again
@@ -120,3 +128,11 @@ class Sender:
             await self._store.remove_subscription(one.user, one.device, one.endpoint)
         except (Refusal, OutcomeUnknown) as exc:  # the next notification finds it dead again
             log.warning("subscription_stays", error=str(exc), user=one.user, device=one.device)
+
+
+def _host(endpoint: str) -> str:
+    """What is shared by the subscriptions of one push service. An endpoint need not be a URL."""
+    try:
+        return urlsplit(endpoint).netloc
+    except ValueError:
+        return ""

@@ -21,17 +21,21 @@ from chatd.errors import OutcomeUnknown, Refusal, StoreBroken
 from chatd.metrics import Metrics
 from chatd.model import Advance, Appended, Grown, Message, Owed, Pushed, peer_of
 from chatd.push.base import Clear, Notification, Test
+from chatd.push.marks import Marks
 from chatd.push.outbox import Entry, Outbox, retry_delay_s
-from chatd.push.sender import Sender, Target
+from chatd.push.sender import CROWDED, HOST_AGAIN_S, Sender, Target
 from chatd.settings import PushSettings
 from chatd.store.base import PushStore
 
 CLEARS_MAX = 1_000
+CLEARS_SHARE = 0.25  # of sends_max, beside it: a hint must not keep a notification waiting
+CLEAR_AGAIN_S_MAX = 5.0
 WALK_ITEMS_MAX = 1_000
 WALK_EVERY_S = 30.0
 WALK_AGAIN_S = 5.0
 STORE_AGAIN_S = 1.0
-MARKS_MAX = 10_000  # of one write: the store contract
+STORE_AGAIN_S_MAX = 30.0
+CLOSE_S_MAX = 5.0
 CLEAR_TTL_S = 3_600
 
 log = structlog.get_logger("chatd.push")
@@ -77,8 +81,7 @@ class Push:
         self._on_broken = on_broken
         self._outbox = Outbox(pending_max=settings.pending_max, pending_per_user_max=settings.pending_per_user_max)
         self._clears: deque[tuple[str, str, int, frozenset[str]]] = deque(maxlen=CLEARS_MAX)
-        self._marks: list[tuple[Pushed, asyncio.Future[None]]] = []
-        self._marker: asyncio.Task[None] | None = None
+        self._marks = Marks(store)
         self._working: set[asyncio.Task[None]] = set()
         self.elsewhere = False  # whether users may be connected to other processes: see `received`
         self._wake = asyncio.Event()
@@ -86,6 +89,10 @@ class Push:
         self._walk_s: float | None = None  # when the store is to be walked
         self._walked_s = 0.0
         self._walking = False
+        self._clearing = 0
+        self._clearing_max = max(1, int(settings.sends_max * CLEARS_SHARE))
+        self._store_again_s = 0.0  # the store said no: nothing is begun before
+        self._store_pause_s = STORE_AGAIN_S
         self._task: asyncio.Task[None] | None = None
         metrics.gauges["push_pending"] = lambda: len(self._outbox)
         metrics.gauges["push_lag_seconds"] = lambda: self._outbox.lag_s(now_s())
@@ -96,7 +103,9 @@ class Push:
         """A message is committed: its recipient may have to be told."""
         message = result.message
         user = peer_of(message.conv, message.sender)
-        if message.hidden or user is None or user == message.sender or self.sender.is_in_vain(user):
+        if message.hidden or user is None or user == message.sender:
+            return
+        if not self.elsewhere and self.sender.is_in_vain(user):  # elsewhere somebody may have subscribed
             return
         due_s = self._now_s()
         if self.elsewhere or self._connected(user):
@@ -137,24 +146,29 @@ class Push:
         self._task.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Stop. What was under way is owed still, and is sent by the next process."""
-        tasks = [task for task in (self._task, self._marker, *self._working) if task is not None]
+        """Stop, within a bound. What was under way is owed still, and is sent by the next process."""
+        tasks = [task for task in (self._task, self._marks.task, *self._working) if task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.sender.close()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_S_MAX)
+            if late:
+                log.warning("push_ends_without", tasks=len(late))
+        try:
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self.sender.close()
+        except Exception as exc:  # others' code: the store is still to be closed
+            log.exception("notifier_not_closed", exc_info=exc)
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
             now_s = self._now_s()
-            while len(self._working) < self._settings.sends_max:
-                if self._clears:
-                    self._own(self._clear(*self._clears.popleft()))
-                elif (entry := self._outbox.take(now_s)) is not None:
-                    self._own(self._notify(entry))
-                else:
-                    break
+            while self._clears and self._clearing < self._clearing_max:
+                self._clearing += 1
+                self._own(self._clear(*self._clears.popleft()))
+            while self._has_slot and self._store_again_s <= now_s and (entry := self._outbox.take(now_s)) is not None:
+                self._own(self._notify(entry))
             if self._outbox.overflowed and self._outbox.has_room and self._walk_s is None:
                 self._outbox.overflowed = False
                 self._walk_s = max(now_s, self._walked_s + WALK_EVERY_S)
@@ -163,13 +177,17 @@ class Push:
                 self._own(self._walk())
             await self._wait()
 
+    @property
+    def _has_slot(self) -> bool:
+        return len(self._working) - self._clearing - self._walking < self._settings.sends_max
+
     async def _wait(self) -> None:
         """Until something is due and may be begun, or happens."""
-        times = [] if len(self._working) >= self._settings.sends_max else [self._outbox.next_s()]
-        if not self._walking:
-            times.append(self._walk_s)
+        times = [None if self._walking else self._walk_s]
+        if self._has_slot and (next_s := self._outbox.next_s()) is not None:
+            times.append(max(next_s, self._store_again_s))
         at_s = min((t for t in times if t is not None), default=None)
-        if len(self._working) < self._settings.sends_max:
+        if self._has_slot:
             self._sleeps_until_s = math.inf if at_s is None else at_s
         try:
             async with asyncio.timeout(None if at_s is None else max(0.0, at_s - self._now_s())):
@@ -219,6 +237,9 @@ class Push:
         except StoreBroken as exc:
             self._walk_s = None
             self._on_broken(exc)
+        except BaseException:  # a fault of ours: not to be tried in a circle
+            self._walk_s = self._now_s() + WALK_EVERY_S
+            raise
         finally:
             self._walking = False
 
@@ -228,20 +249,22 @@ class Push:
         """Tell of one conversation, or find out that there is nothing to tell."""
         try:
             owed = await self._store.owed(entry.conv, entry.user)
+            self._store_pause_s = STORE_AGAIN_S
             targets = {} if owed.newest is None else await self.sender.targets(entry.user)
             if owed.newest is None or not targets:
                 self._outbox.drop(entry, self._now_s())
                 return
-            after_s = await self._send_to_all(entry, owed, targets)
-            if entry.open:
-                self._retry(entry, after_s)
+            await self._send_to_all(entry, owed, owed.newest, targets)
+            if entry.waits:
+                self._metrics.push_retried += 1
+                self._outbox.retry(entry, self._now_s())
                 return
-            await self._mark(Pushed(entry.conv, entry.user, entry.told_seq))
+            await self._marks.raise_to(Pushed(entry.conv, entry.user, entry.told_seq))
         except (Refusal, OutcomeUnknown) as exc:
-            log.warning("push_waits", error=str(exc))
-            self._outbox.again(entry, self._now_s() + STORE_AGAIN_S, failed=False)
+            self._hold(exc)
+            self._outbox.again(entry, self._store_again_s)
         except StoreBroken as exc:
-            self._outbox.again(entry, self._now_s() + STORE_AGAIN_S, failed=False)
+            self._outbox.again(entry, self._now_s() + STORE_AGAIN_S)
             self._on_broken(exc)
         except BaseException:  # a fault of ours: it is owed still, and is not to be tried in a circle
             self._outbox.again(entry, self._now_s() + self._settings.retry_s_max)
@@ -249,18 +272,23 @@ class Push:
         else:
             self._outbox.done(entry, self._now_s())
 
-    async def _send_to_all(self, entry: Entry, owed: Owed, targets: Mapping[object, Target]) -> float | None:
-        """Send to those to whom the newest message has not got through. Returns: the longest Retry-After, if any."""
-        newest = owed.newest
-        if newest is None:
-            return None
-        if entry.told_seq != newest.seq:
-            entry.told_seq, entry.open = newest.seq, frozenset(targets)
-        entry.open &= targets.keys()
-        if self._now_ms() - newest.ts_ms > self._settings.give_up_s * 1000:
+    def _hold(self, exc: Refusal | OutcomeUnknown) -> None:
+        """The store said no: it says so to all of them, so they wait together, longer each time."""
+        now_s = self._now_s()
+        if self._store_again_s > now_s:
+            return
+        log.warning("push_waits", error=str(exc), pause_s=self._store_pause_s)
+        self._store_again_s = now_s + self._store_pause_s
+        self._store_pause_s = min(self._store_pause_s * 2, STORE_AGAIN_S_MAX)
+
+    async def _send_to_all(self, entry: Entry, owed: Owed, newest: Message, targets: Mapping[object, Target]) -> None:
+        """Send to those to whom the newest message has not got through and who do not wait."""
+        left_ms = newest.ts_ms + int(self._settings.give_up_s * 1000) - self._now_ms()
+        names = entry.begin(newest.seq, targets, self._now_s())
+        if left_ms < 0:
             self._metrics.push_given_up += 1
-            entry.open = frozenset()
-            return None
+            entry.waits.clear()
+            return
         payload = Notification(
             key=f"{entry.conv}#{newest.seq}",
             tag=_tag(entry.conv),
@@ -273,62 +301,32 @@ class Push:
             badge=owed.badge,
             body=newest.body if self._settings.body else None,
         )
-        left_ms = newest.ts_ms + int(self._settings.give_up_s * 1000) - self._now_ms()
-        open_ = [targets[name] for name in entry.open]
-        outcomes = await asyncio.gather(
-            *(self.sender.send(payload, target, max(0, left_ms // 1000)) for target in open_)
-        )
-        for target, outcome in zip(open_, outcomes, strict=True):
-            if outcome.result != "later":
-                entry.open -= {target.name}
+        outcomes = await asyncio.gather(*(self.sender.send(payload, targets[name], left_ms // 1000) for name in names))
+        for name, outcome in zip(names, outcomes, strict=True):
+            if outcome is CROWDED:
+                entry.wait(name, self._now_s() + HOST_AGAIN_S * (1 + self._random()), failed=False)
+            elif outcome.result == "later":
+                delay_s = self._retry_delay_s(entry.attempts(name), outcome.retry_after_s)
+                entry.wait(name, self._now_s() + delay_s)
+            else:
+                entry.settle(name)
             if outcome.result == "delivered":
                 self._metrics.push_delivered += 1
                 self._outbox.show(entry.user, entry.conv, newest.seq)
             elif outcome.result == "refused":
                 self._metrics.push_refused += 1
-        return max((o.retry_after_s for o in outcomes if o.retry_after_s is not None), default=None)
+        if entry.read >= newest.seq and (shown := self._outbox.read(entry.user, entry.conv, entry.read)):
+            self._clears.append((entry.user, entry.conv, shown, frozenset()))  # it was read before it arrived
 
-    def _retry(self, entry: Entry, after_s: float | None) -> None:
-        self._metrics.push_retried += 1
+    def _retry_delay_s(self, attempts: int, after_s: float | None) -> float:
         settings = self._settings
-        delay_s = retry_delay_s(
-            entry.attempts,
+        return retry_delay_s(
+            attempts,
             least_s=settings.retry_s_min,
             most_s=settings.retry_s_max,
             after_s=None if after_s is None else min(after_s, settings.give_up_s),
             random=self._random,
         )
-        self._outbox.again(entry, self._now_s() + delay_s)
-
-    # --- marks ------------------------------------------------------------------------------------------
-
-    async def _mark(self, pushed: Pushed) -> None:
-        """Store a pushed mark; those that come while one is written go together. Raises: as the store."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._marks.append((pushed, future))
-        if self._marker is None:
-            self._marker = asyncio.get_running_loop().create_task(self._write_marks(), name="chatd-push-marks")
-        await future
-
-    async def _write_marks(self) -> None:
-        while self._marks:
-            some, self._marks = self._marks[:MARKS_MAX], self._marks[MARKS_MAX:]
-            try:
-                await self._store.pushed([pushed for pushed, _ in some])
-            except (Refusal, OutcomeUnknown) as exc:  # marks are maxima, and what was told is not to be told again
-                log.warning("pushed_marks_wait", error=str(exc), marks=len(some))
-                self._marks = [*some, *self._marks]
-                await asyncio.sleep(STORE_AGAIN_S)
-            except Exception as exc:
-                log.warning("pushed_marks_failed", exc_info=exc)
-                for _, future in some:
-                    if not future.done():
-                        future.set_exception(exc)
-            else:
-                for _, future in some:
-                    if not future.done():
-                        future.set_result(None)
-        self._marker = None
 
     # --- clears and tests -------------------------------------------------------------------------------
 
@@ -341,16 +339,22 @@ class Push:
                 if target.subscription is None or target.subscription.device not in readers
             ]
             badge = await self._store.badge(user) if targets else 0
+            payload = Clear(key=f"{conv}#{seq}#clear", tag=_tag(conv), to=user, conv=conv, seq=seq, badge=badge)
+            if targets := await self._send_clear(payload, targets):
+                await asyncio.sleep(min(self._settings.retry_s_min, CLEAR_AGAIN_S_MAX))
+                await self._send_clear(payload, targets)
         except (Refusal, OutcomeUnknown) as exc:
             log.info("push_clear_lost", error=str(exc))
-            return
-        payload = Clear(key=f"{conv}#{seq}#clear", tag=_tag(conv), to=user, conv=conv, seq=seq, badge=badge)
+        except StoreBroken as exc:
+            self._on_broken(exc)
+        finally:
+            self._clearing -= 1
+
+    async def _send_clear(self, payload: Clear, targets: Sequence[Target]) -> list[Target]:
+        """Returns: those whose push service did not take it and may another time."""
         outcomes = await asyncio.gather(*(self.sender.send(payload, target, CLEAR_TTL_S) for target in targets))
-        failed = [target for target, outcome in zip(targets, outcomes, strict=True) if outcome.result == "later"]
-        self._metrics.push_clears += len(targets) - len(failed)
-        if failed:
-            await asyncio.sleep(self._settings.retry_s_min)
-            await asyncio.gather(*(self.sender.send(payload, target, CLEAR_TTL_S) for target in failed))
+        self._metrics.push_clears += sum(outcome.result == "delivered" for outcome in outcomes)
+        return [target for target, outcome in zip(targets, outcomes, strict=True) if outcome.result == "later"]
 
     async def test(self, user: str) -> list[TestResult]:
         """Send a test to every subscription of a user, once. Returns: what came of each; nothing: there is none."""

@@ -41,8 +41,8 @@ class ChatServer:
 
     ``store``: ``memory``; ``sqlite``, in a directory that goes with the server; or a directory that stays.
     ``users``: accounts to make; their password is their name. ``settings``: values by key, as
-    ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus``, ``board`` and ``share``: the bus, the
-    board and the store that several servers have in common, as several processes do.
+    ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus``, ``board`` and ``share``: what
+    several servers have in common, as several processes do: their bus, their board and their store.
     """
 
     def __init__(

@@ -307,6 +307,17 @@ async def test_a_device_that_is_logged_out_is_told_nothing_more(server: ChatServ
     assert service.received(phone) == []
 
 
+async def test_a_user_who_was_disabled_is_told_again_once_enabled(server: ChatServer, service: FakePushService) -> None:
+    phone = await subscribe(server, service, "bob")
+    await server.server.accounts.disable("bob")
+    await send(server, "while disabled")
+    await settled(server)
+    assert service.received(phone) == []
+    await server.server.accounts.enable("bob")
+    await send(server, "and again")
+    assert (await service.nth(1, to=phone)).payload["seq"] == 2
+
+
 async def test_what_a_server_owed_is_sent_by_the_next_one_with_the_same_key(
     service: FakePushService, tmp_path: Path
 ) -> None:

@@ -111,3 +111,24 @@ async def test_the_end_of_the_server_cuts_who_stands_in_the_door(rig: Rig) -> No
     with pytest.raises(ConnectionResetError):
         await reader.readexactly(1)
     writer.close()
+
+
+async def test_what_a_router_has_read_of_the_head_comes_first() -> None:
+    rig = Rig()
+    given = [HEAD + b"body", HEAD[:4]]
+
+    def door() -> Door:
+        return Door(lambda: Inside(rig.made), head_s=30.0, doors=rig.doors, head=given.pop(0))
+
+    async with await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0) as server:
+        rig.port = server.sockets[0].getsockname()[1]
+        reader, whole = await rig.connect()
+        assert await reader.readexactly(2) == b"in"
+        assert rig.made[0].data == HEAD + b"body"
+        reader, part = await rig.connect()
+        part.write(HEAD[4:])
+        assert await reader.readexactly(2) == b"in"
+        assert rig.made[1].data == HEAD
+        whole.close()
+        part.close()
+    assert rig.doors == set()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatd.push.outbox import COLLAPSE_S, HEAP_GARBAGE_MAX, SHOWN_MAX, Entry, Outbox, retry_delay_s
+from chatd.push.outbox import (
+    ATTEMPTS_COUNTED_MAX,
+    COLLAPSE_S,
+    HEAP_GARBAGE_MAX,
+    LOOK_AGAIN_S,
+    SHOWN_MAX,
+    Entry,
+    Outbox,
+    retry_delay_s,
+)
 
 CONV = "alice:bob"
 
@@ -93,6 +102,15 @@ def test_what_is_expected_to_be_taken_is_due_only_if_it_is_not() -> None:
     assert box.overflowed
 
 
+def test_a_hint_about_an_older_message_does_not_hide_a_newer_one() -> None:
+    box = outbox()
+    box.expect("bob", CONV, 1, 10.0)
+    box.expect("bob", CONV, 2, 11.0)
+    box.hurry("bob", CONV, 1, 0.5)
+    box.delivered("bob", CONV, 1)
+    assert taken(box, 0.5).seq == 2
+
+
 def test_a_burst_is_few_notifications() -> None:
     box, times = outbox(), []
     for step in range(100):  # ten messages a second for ten seconds
@@ -125,17 +143,82 @@ def test_a_message_heard_of_after_it_was_told_is_not_told_again() -> None:
     assert len(box) == 0
 
 
+def fail(box: Outbox, entry: Entry, targets: dict[str, float], now_s: float) -> None:
+    """An attempt on these targets: 0.0 – it was reached, else it waits until then."""
+    entry.begin(entry.seq, targets, now_s)
+    for name, until_s in targets.items():
+        if until_s:
+            entry.wait(name, until_s)
+        else:
+            entry.settle(name)
+    box.retry(entry, now_s)
+
+
 def test_a_failed_one_is_due_again_and_a_message_meanwhile_does_not_hurry_it() -> None:
     box = outbox()
     box.note("bob", CONV, 1, 0.0)
-    box.again(taken(box, 0.0), 60.0)
+    fail(box, taken(box, 0.0), {"phone": 60.0}, 0.0)
     box.note("bob", CONV, 2, 1.0)
     assert box.next_s() == 60.0
     entry = taken(box, 60.0)
-    assert (entry.seq, entry.attempts) == (2, 1)
+    assert (entry.seq, entry.attempts("phone"), entry.attempts("tablet")) == (2, 1, 0)
     box.delivered("bob", CONV, 2)
-    box.again(entry, 99.0)
+    fail(box, entry, {"phone": 99.0}, 60.0)
     assert len(box) == 0
+
+
+def test_one_target_that_waits_holds_up_no_message_to_the_others() -> None:
+    box = outbox()
+    box.note("bob", CONV, 1, 0.0)
+    fail(box, taken(box, 0.0), {"phone": 0.0, "tablet": 7_200.0}, 0.0)
+    assert box.next_s() == 7_200.0
+    box.note("bob", CONV, 2, 0.5)
+    assert box.next_s() == COLLAPSE_S
+    entry = taken(box, 60.0)
+    assert entry.begin(2, ["phone", "tablet"], 60.0) == ["phone"]
+    box.note("bob", CONV, 3, 60.0)  # while 2 is sent
+    entry.settle("phone")
+    box.retry(entry, 61.0)
+    assert box.next_s() == 61.0 + COLLAPSE_S
+    entry = taken(box, 7_200.0)
+    assert entry.begin(3, ["phone", "tablet"], 7_200.0) == ["phone", "tablet"]
+
+
+def test_a_target_that_is_new_is_told_and_one_that_is_no_more_is_not_waited_for() -> None:
+    box = outbox()
+    box.note("bob", CONV, 1, 0.0)
+    fail(box, taken(box, 0.0), {"old": 7_200.0}, 0.0)
+    box.note("bob", CONV, 2, 1.0)
+    assert box.next_s() == LOOK_AGAIN_S
+    entry = taken(box, LOOK_AGAIN_S)
+    assert entry.begin(2, ["new"], LOOK_AGAIN_S) == ["new"]
+    entry.settle("new")
+    assert not entry.waits
+
+
+def test_who_was_not_tried_has_not_failed() -> None:
+    entry = Entry("bob", CONV, 1, 0.0)
+    entry.wait("phone", 1.0, failed=False)
+    assert entry.attempts("phone") == 0
+    for _ in range(2 * ATTEMPTS_COUNTED_MAX):
+        entry.wait("phone", 1.0)
+    assert entry.attempts("phone") == ATTEMPTS_COUNTED_MAX
+
+
+def test_what_could_not_be_tried_is_due_again_and_not_before() -> None:
+    box = outbox()
+    box.note("bob", CONV, 1, 0.0)
+    box.again(taken(box, 0.0), 30.0)
+    box.note("bob", CONV, 2, 1.0)
+    assert box.next_s() == 30.0
+
+
+def test_what_is_read_while_it_is_under_way_is_remembered() -> None:
+    box = outbox()
+    box.note("bob", CONV, 1, 0.0)
+    entry = taken(box, 0.0)
+    assert box.read("bob", CONV, 1) == 0
+    assert entry.read == 1
 
 
 def test_nothing_owed_forgets_it_but_not_what_came_meanwhile() -> None:
@@ -247,13 +330,13 @@ def test_whatever_is_owed_is_pending_or_to_be_walked_for(ops: list[tuple[str, st
                 entry.told_seq = pushed[its] = head
                 box.done(entry, now_s)
             elif op == "fail":
-                entry.told_seq = head
-                entry.open = frozenset(["x"])
-                box.again(entry, now_s + number)
+                entry.begin(head, ["x"], now_s)
+                entry.wait("x", now_s + number)
+                box.retry(entry, now_s)
             elif acked.get(its, 0) >= head:  # the store says that nothing is owed
                 box.drop(entry, now_s)
             else:
-                box.again(entry, now_s, failed=False)
+                box.again(entry, now_s)
         elif op == "wait":
             now_s += number
         elif op == "walk" and box.overflowed and box.has_room:
@@ -274,3 +357,53 @@ def test_whatever_is_owed_is_pending_or_to_be_walked_for(ops: list[tuple[str, st
             entry_or_none.told_seq = pushed[its] = heads[its]
             box.done(entry_or_none, now_s)
     assert len(box) == len(busy) or box.overflowed
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["message", "wait", "attempt", "attempt"]),
+            st.sets(st.sampled_from(["phone", "tablet", "desk"])),  # who is reached, or subscribed from now on
+            st.integers(0, 40),
+        ),
+        max_size=40,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_every_target_is_told_of_the_newest_once_and_not_before_its_wait_is_over(
+    steps: list[tuple[str, set[str], int]],
+) -> None:
+    box = outbox()
+    head, now_s, pushed = 0, 0.0, 0
+    targets = ["phone", "tablet", "desk"]
+    told: dict[str, int] = {}
+    until_s: dict[str, float] = {}
+    rounds = [*steps, *([("finish", set(targets), 7_200)] * 6)]
+    for op, reached, number in rounds:
+        if op == "message":
+            head += 1
+            box.note("bob", CONV, head, now_s)
+        if op in ("wait", "finish"):
+            now_s += number
+        if op in ("attempt", "finish") and (entry := box.take(now_s)) is not None:
+            if pushed == head:
+                box.drop(entry, now_s)
+                continue
+            for name in entry.begin(head, targets, now_s):
+                assert isinstance(name, str)
+                assert told.get(name, 0) < head, "told twice"
+                assert until_s.get(name, 0.0) <= now_s, "too soon"
+                if name in reached:
+                    told[name] = head
+                    entry.settle(name)
+                else:
+                    until_s[name] = now_s + number
+                    entry.wait(name, until_s[name])
+            if entry.waits:
+                box.retry(entry, now_s)
+            else:
+                pushed = head
+                box.done(entry, now_s)
+    assert pushed == head
+    assert len(box) == 0
+    assert head == 0 or told == dict.fromkeys(targets, head)
