@@ -28,15 +28,20 @@ request_log.addFilter(_own_fault)
 
 
 class Door(asyncio.Protocol):
-    """Gathers the first head, then hands the socket to the protocol that ``inside`` makes."""
+    """Gathers the first head, then hands the socket to the protocol that ``inside`` makes.
+
+    ``head``: what a router has read of it already.
+    """
 
     __slots__ = ("_doors", "_head", "_head_s", "_inside", "_timer", "_transport")
 
-    def __init__(self, inside: Callable[[], asyncio.Protocol], *, head_s: float, doors: set[Door]) -> None:
+    def __init__(
+        self, inside: Callable[[], asyncio.Protocol], *, head_s: float, doors: set[Door], head: bytes = b""
+    ) -> None:
         self._inside = inside
         self._head_s = head_s
         self._doors = doors
-        self._head = bytearray()
+        self._head = bytearray(head)
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -45,6 +50,8 @@ class Door(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._doors.add(self)
         self._timer = asyncio.get_running_loop().call_later(self._head_s, self._refuse, _TIMED_OUT)
+        if self._head:
+            self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
         """A piece of the head."""

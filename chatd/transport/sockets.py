@@ -90,6 +90,12 @@ class Sockets:
         for socket in list(self._all):
             socket.goaway(reason, reconnect_ms)
 
+    def goaway_some(self, belongs_here: Callable[[str], bool], reason: str, reconnect_ms: int) -> None:
+        """The same for the users who do not belong here."""
+        for socket in list(self._all):
+            if socket.user is not None and not belongs_here(socket.user):
+                socket.goaway(reason, reconnect_ms)
+
     async def upgrade(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/ws``: check, answer 101, take the socket over."""
         try:
