@@ -50,8 +50,11 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What holds messages, marks and accounts."""
 
     kind: Annotated[
-        Literal["sqlite", "memory"],
-        Meta(description="sqlite: one durable file in data_dir. memory: gone at exit, for tests."),
+        Literal["sqlite", "redis", "memory"],
+        Meta(
+            description="sqlite: one durable file in data_dir. redis: shared by many processes. "
+            "memory: gone at exit, for tests."
+        ),
     ] = "sqlite"
     synchronous: Annotated[
         Literal["full", "normal"],
@@ -67,6 +70,31 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     conversations_cached_max: Annotated[
         int, Meta(ge=16, le=1_000_000, description="Conversations whose head and marks are kept in memory.")
     ] = 10_000
+    redis_url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Redis: where it is, as redis://user:password@host:port/0, rediss:// with TLS, or "
+            "unix:///path/to/socket.",
+        ),
+    ] = "redis://127.0.0.1:6379/0"
+    redis_prefix: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9:._-]{0,64}$(?!\n)", description="Redis: stands before the name of every key."),
+    ] = "chatd:"
+    redis_durability: Annotated[
+        Literal["auto", "fsync", "os", "memory"],
+        Meta(
+            description="Redis: what a commit survives, where CONFIG GET is forbidden. fsync: refuse to start unless "
+            "appendonly is yes and appendfsync always."
+        ),
+    ] = "auto"
+    redis_timeout_s: Annotated[
+        float, Meta(ge=0.05, le=60, description="Redis: seconds to wait for a connection, and for each answer.")
+    ] = 5.0
+    redis_connections_max: Annotated[
+        int, Meta(ge=1, le=1_000, description="Redis: connections of one process; beyond, calls wait.")
+    ] = 16
 
 
 class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -242,6 +270,13 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     publish_hints_max: Annotated[
         int, Meta(ge=16, le=1_000_000, description="Hints that wait for the bus; one more is dropped.")
     ] = 10_000
+    nodes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Workers on other hosts that `chatd cluster` also sends users to, as http://10.0.0.2:8080; "
+            "each believes X-Forwarded-For of this host by server.trusted_proxies."
+        ),
+    ] = ()
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -41,7 +41,7 @@ class RedisBus:
         self._ear: aioredis.client.PubSub | None = None
         self._sending = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._closing = False
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def open(self, on_hint: OnHint, on_gap: Callable[[], None]) -> None:
         """See `Bus`."""
@@ -70,10 +70,10 @@ class RedisBus:
 
     async def close(self) -> None:
         """See `Bus`."""
-        self._closing = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._forgetting]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._give_up(Unavailable("the server is stopping"))
         await self._publisher.aclose()
 
@@ -131,7 +131,9 @@ class RedisBus:
         """See `Bus`."""
         channel = PREFIX + user.encode()
         if self._channels.pop(channel, "absent") != "absent" and self._ear is not None:
-            asyncio.get_running_loop().create_task(self._tell_ear("unsubscribe", channel, unless_wanted=True))
+            task = asyncio.get_running_loop().create_task(self._tell_ear("unsubscribe", channel, unless_wanted=True))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
 
     async def _tell_ear(self, what: str, channel: bytes, *, unless_wanted: bool = False) -> None:
         """Subscribe or not; when the connection is away, it does it all when it is back."""

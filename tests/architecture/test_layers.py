@@ -80,6 +80,7 @@ LAYERS = {
 ADAPTERS = {
     "chatd.routing.handover": "chatd.routing.router",
     "chatd.routing.proxying": "chatd.routing.router",
+    "chatd.routing.supervisor": "chatd.routing.router",
     "chatd.store.memory_accounts": "chatd.store.memory",
     "chatd.store.memory_conversation": "chatd.store.memory",
     "chatd.store.memory_presence": "chatd.store.memory",

@@ -1,0 +1,259 @@
+"""The store that many processes share: one Redis, and a script that appends to a conversation in one atomic step.
+
+All keys of a conversation have one tag and so one slot; those of a user have another. On one server a commit is one
+call of one script, whatever its size: all of it or none, also for a process that dies in the middle.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from chatd.errors import IdReuse, StartError, Unavailable
+from chatd.model import Advance, Appended, Draft, Durability, Grown, Marks, MarksView, Message, peer_of
+from chatd.settings import StoreSettings
+from chatd.store.base import Committed, Counts
+from chatd.store.redis import checks
+from chatd.store.redis.accounts import RedisAccounts
+from chatd.store.redis.engine import Engine
+from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id
+from chatd.store.redis.presence import RedisPresence
+from chatd.store.redis.push import RedisPush
+
+FENCE_STANDS_S = 86_400
+SEQ_END = 2**53
+DUPLICATE, REUSED, HIDDEN = 1, 2, 4
+
+_pack = msgspec.msgpack.encode
+
+
+class _Done(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the commit script says of one conversation."""
+
+    appended: list[tuple[int, int, int]]
+    grown: tuple[tuple[int, int, bool] | bool, tuple[int, int, bool] | bool]
+    private: bool
+    changed: bool
+    began: bool
+
+
+_decode = msgspec.msgpack.Decoder(list[_Done]).decode
+
+
+class _Work:
+    """The drafts and advances of one conversation, as the commit script takes them."""
+
+    __slots__ = ("advances", "at", "drafts", "pair")
+
+    def __init__(self, at: int, pair: tuple[str, str]) -> None:
+        self.at = at
+        self.pair = pair
+        self.drafts: list[tuple[int, str, str, int]] = []
+        self.advances: list[tuple[int, str, int, int]] = []
+
+
+class RedisStore(RedisPush, RedisAccounts, RedisPresence):
+    """`Store` over Redis 7 or later. See chatd.store.base for what it promises."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self.engine = Engine(
+            settings.redis_url,
+            prefix=settings.redis_prefix,
+            timeout_s=settings.redis_timeout_s,
+            connections_max=settings.redis_connections_max,
+        )
+        self._incarnation = ""
+        self._durability: Durability = "memory"
+        self._writer = secrets.token_hex(8)
+        self._epoch = 0  # numbers this object's commits
+        self._astray = 0  # the newest commit that may still be on its way
+
+    @property
+    def durability(self) -> Durability:
+        """What Redis' own settings make of a commit; see `chatd.store.redis.checks`."""
+        return self._durability
+
+    @property
+    def incarnation(self) -> str:
+        """Kept in Redis: an emptied one has another."""
+        return self._incarnation
+
+    async def open(self) -> None:
+        """Connect, check that this Redis can be trusted with messages, begin."""
+        try:
+            await self.engine.open()
+            self._durability = await checks.durability(self.engine, self._settings.redis_durability)
+            key = f"{self.engine.prefix}incarnation"
+            new = secrets.token_hex(8)
+            kept = await self.engine.one(("SET", key, new, "NX", "GET"), write=True)
+        except Unavailable as exc:
+            raise StartError(f"store.redis_url: {exc.message}") from exc
+        except StartError:
+            await self.engine.close()
+            raise
+        self._incarnation = new if kept is None else kept.decode()
+
+    async def close(self) -> None:
+        """See `MessageStore.close`."""
+        await self.engine.close()
+
+    # --- logs and marks ----------------------------------------------------------------------------------
+
+    async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
+        """One call of one script for all of it."""
+        self.engine.check_open()
+        work = _sorted(drafts, advances)
+        if not work:
+            return Committed((), ())
+        self._epoch = epoch = self._epoch + 1
+        arg = _pack(
+            [
+                (conv, tuple(dict.fromkeys(one.pair)), bucket_of(conv), one.drafts, one.advances)
+                for conv, one in work.items()
+            ]
+        )
+        command = self.engine.script("commit", next(iter(work)), self._writer, epoch, "1", arg)
+        try:
+            answer = await self.engine.one(command, write=True)
+        except BaseException:  # also when the caller does not wait for it any more
+            self._astray = max(self._astray, epoch)
+            raise
+        if answer == b"fenced":
+            raise Unavailable("this commit was overtaken by a search for its messages")
+        return _committed(drafts, advances, work, _decode(answer))
+
+    async def find(self, conv: str, sender: str, id: str) -> Message | None:
+        """Asked where it is written; a commit of this process that may still be on its way comes too late then."""
+        if peer_of(conv, sender) is None:
+            return None
+        name = f"{pair_of(conv).index(sender)}{short_id(id)}"
+        command = self.engine.script("find", conv, conv, self._writer, self._astray, FENCE_STANDS_S, name)
+        entry = await self.engine.one(command, write=True)
+        return None if entry is None else message(conv, entry)
+
+    async def read(
+        self,
+        conv: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        bytes_max: int = 262_144,
+    ) -> Sequence[Message]:
+        """See `MessageStore.read`."""
+        anchor = after if after is not None else SEQ_END if before is None else before
+        way = "before" if after is None else "after"
+        command = self.engine.script("read", conv, conv, way, anchor, limit, bytes_max)
+        log = [message(conv, entry) for entry in await self.engine.one(command, write=False)]
+        return log if way == "after" else log[::-1]
+
+    async def heads(self, convs: Sequence[str]) -> dict[str, int]:
+        """See `MessageStore.heads`."""
+        return dict(zip(convs, [head for head, _ in await self._heads(convs)], strict=True))
+
+    async def _heads(self, convs: Sequence[str]) -> list[tuple[int, int]]:
+        """The head of each, and 1 where either of the two blocks the other."""
+        parts = self.engine.parts(convs)
+        commands = [self.engine.script("heads", part[0], _pack(part)) for part in parts]
+        return [row for rows in await self.engine.run(commands, write=False) for row in rows]
+
+    async def position(self, conv: str, user: str, device: str) -> int:
+        """See `MessageStore.position`."""
+        field = f"mark{pair_of(conv).index(user)}{device}"
+        mark = await self.engine.one(("HGET", self.engine.key(conv, "meta"), field), write=False)
+        return 0 if mark is None else int(mark.split()[0])
+
+    async def marks(self, conv: str, user: str) -> MarksView:
+        """See `MessageStore.marks`."""
+        flat = await self.engine.one(("HGETALL", self.engine.key(conv, "meta")), write=False)
+        meta: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
+        pair = pair_of(conv)
+        member, peer = pair.index(user), pair.index(peer_of(conv, user) or user)
+        own = b"mark%d" % member
+        devices = {}
+        for field, mark in meta.items():
+            if field.startswith(own):
+                _, delivered, read = map(int, mark.split())
+                if delivered or read:  # an enrolled device has a position before it has marks
+                    devices[field.removeprefix(own).decode()] = Marks(delivered, read)
+        frozen = meta.get(b"frozen%d" % peer)
+        if frozen is not None:
+            told = Marks(*map(int, frozen.split()))
+        else:
+            told = Marks(int(meta.get(b"delivered%d" % peer, 0)), int(meta.get(b"read%d" % peer, 0)))
+        return MarksView(conv, int(meta.get(b"head", 0)), devices, told)
+
+    # --- blocks ------------------------------------------------------------------------------------------
+
+    async def block(self, user: str, peer: str, *, on: bool) -> None:
+        """First where it is in force, then in the user's list: if only half of it is done, repeat it."""
+        conv = f"{min(user, peer)}:{max(user, peer)}"
+        pair = pair_of(conv)
+        commands = [
+            self.engine.script("block", conv, conv, pair.index(user), pair.index(peer), int(on)),
+            ("SADD" if on else "SREM", self.engine.key(user, "blocks"), peer),
+        ]
+        if not on:  # the marks that were frozen show again
+            commands += [self.engine.script("bump", one, one, _pack([conv])) for one in dict.fromkeys(pair)]
+        await self.engine.run(commands, write=True)
+
+    async def blocks(self, user: str) -> Sequence[str]:
+        """See `MessageStore.blocks`."""
+        peers = await self.engine.one(("SMEMBERS", self.engine.key(user, "blocks")), write=False)
+        return sorted(peer.decode() for peer in peers)
+
+    # --- the whole store ---------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        """See `MessageStore.probe`."""
+        await self.engine.one(("SET", f"{self.engine.prefix}probe", self._writer), write=True)
+
+    async def counts(self) -> Counts:
+        """Counted one by one, so that they are the totals of what is there."""
+        conversations = messages = 0
+        for number in range(BUCKETS):
+            async for convs in self._bucket(number):
+                heads = [head for head, _ in await self._heads(convs)]
+                conversations += sum(head > 0 for head in heads)
+                messages += sum(heads)
+        return Counts(await self._users(), conversations, messages)
+
+
+def _sorted(drafts: Sequence[Draft], advances: Sequence[Advance]) -> dict[str, _Work]:
+    """The work by conversation, in order of first appearance. Raises: ValueError – somebody is in none of them."""
+    work: dict[str, _Work] = {}
+    for draft in drafts:
+        one = work.get(draft.conv)
+        if one is None:
+            one = work[draft.conv] = _Work(len(work), pair_of(draft.conv))
+        one.drafts.append((one.pair.index(draft.sender), short_id(draft.id), draft.body, draft.ts_ms))
+    for advance in advances:
+        one = work.get(advance.conv)
+        if one is None:
+            one = work[advance.conv] = _Work(len(work), pair_of(advance.conv))
+        one.advances.append((one.pair.index(advance.user), advance.device, advance.delivered, advance.read))
+    return work
+
+
+def _committed(
+    drafts: Sequence[Draft], advances: Sequence[Advance], work: dict[str, _Work], done: Sequence[_Done]
+) -> Committed:
+    """The script's answer in the shape of the contract: a result a draft, in their order."""
+    answers = [iter(one.appended) for one in done]
+    appended: list[Appended | IdReuse] = []
+    for draft in drafts:
+        seq, ts_ms, flags = next(answers[work[draft.conv].at])
+        if flags & REUSED:
+            appended.append(IdReuse("this id already names a message with another body"))
+            continue
+        stored = Message(draft.conv, seq, draft.id, draft.sender, draft.body, ts_ms, bool(flags & HIDDEN))
+        appended.append(Appended(stored, bool(flags & DUPLICATE)))
+    grown = []
+    for conv, user in dict.fromkeys((one.conv, one.user) for one in advances):
+        mine: Any = done[work[conv].at].grown[work[conv].pair.index(user)]
+        grown.append(Grown(conv, user, mine[0], mine[1], grew=mine[2], private=done[work[conv].at].private))
+    return Committed(appended, grown)

@@ -1,0 +1,9 @@
+#!lua flags=no-writes
+-- ARGV: prefix, {conv, …}. Returns for each: head, 1 if either of the two blocks the other
+
+local found = {}
+for at, conv in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local got = redis.call('HMGET', key(conv, 'meta'), 'head', 'blocked0', 'blocked1')
+  found[at] = {number(got[1]), (got[2] or got[3]) and 1 or 0}
+end
+return found
