@@ -1,8 +1,8 @@
-"""pytest fixtures of chatd: ``chatd_server`` and ``chatd_client``. They need pytest-asyncio."""
+"""pytest fixtures of chatd: ``chatd_server``, ``chatd_client``, ``chatd_redis``. They need pytest-asyncio."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -10,6 +10,7 @@ import pytest_asyncio
 
 if TYPE_CHECKING:
     from chatd.client import Client
+    from chatd.testing.redis_server import RedisServer
     from chatd.testing.server import ChatServer
 
 MakeClient: TypeAlias = "Callable[..., Awaitable[Client]]"
@@ -28,6 +29,15 @@ async def chatd_server() -> AsyncIterator[ChatServer]:
 async def chatd_client(chatd_server: ChatServer) -> MakeClient:
     """Makes connected clients of `chatd_server`: ``alice = await chatd_client("alice")``."""
     return chatd_server.client
+
+
+@pytest.fixture(scope="session")
+def chatd_redis() -> Iterator[RedisServer]:
+    """One ``redis-server`` for all tests of a session, which share it by prefixes of their own."""
+    from chatd.testing.redis_server import RedisServer
+
+    with RedisServer(appendfsync="everysec") as server:
+        yield server
 
 
 @pytest.hookimpl(tryfirst=True)
