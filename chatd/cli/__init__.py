@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chatd.cli import administer, configure, messages, notify, serve, talk, tools
+from chatd.cli import administer, cluster, configure, messages, notify, serve, talk, tools
 from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
 
 EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
@@ -43,6 +43,7 @@ def main() -> None:
 
 for _command in (
     serve.serve,
+    cluster.cluster,
     configure.init,
     configure.config,
     administer.user,

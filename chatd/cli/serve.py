@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import resource
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from chatd.cli.common import load_settings, place_options, program
-from chatd.errors import EXIT_FAILED
-from chatd.settings import ServerSettings, Settings
+from chatd.cli.process import END_GRACE_S, SPARE_FILES, configure_logging, end_now, loop_factory, raise_open_files
+from chatd.settings import Settings
 
 if TYPE_CHECKING:
     from chatd.app import Server
-
-END_GRACE_S = 5.0
-"""Beyond ``timing.drain_s``: what the store may need for its last commit and checkpoint."""
-SPARE_FILES = 256
+STDIN = 0
 
 
 @click.command()
 @place_options
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one. Default: 8080.")
-def serve(config: Path | None, data_dir: str | None, host: str | None, port: int | None) -> None:
+@click.option(
+    "--handed",
+    type=click.Path(path_type=Path),
+    help="Instead of a port: a unix socket on which routers of this host hand connections over.",
+)
+@click.option("--supervised", is_flag=True, hidden=True, help="End in order when standard input ends.")
+def serve(
+    config: Path | None, data_dir: str | None, host: str | None, port: int | None, handed: Path | None, supervised: bool
+) -> None:
     """Run the server until SIGTERM or ^C; a second one does not wait for anything."""
     settings = load_settings(config, data_dir, {"server.host": host, "server.port": port})
-    _configure_logging(settings.server)
-    _raise_open_files(settings.limits.connections_max + SPARE_FILES)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+    configure_logging(settings.server)
+    raise_open_files(settings.limits.connections_max + SPARE_FILES)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(settings, handed, supervised=supervised))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, handed: Path | None, *, supervised: bool) -> None:
     from chatd.app import Server
 
     stopping = asyncio.Event()
@@ -47,27 +49,31 @@ async def _serve(settings: Settings) -> None:
 
     def on_signal() -> None:
         if stopping.is_set():
-            _end_now()  # as after kill -9: what was answered is on the disk
+            end_now()  # as after kill -9: what was answered is on the disk
         stopping.set()
-        loop.call_later(settings.timing.drain_s + END_GRACE_S, _end_now)
+        loop.call_later(settings.timing.drain_s + END_GRACE_S, end_now)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = Server(settings, on_broken=lambda exc: _end_now())
-    await server.start()
+    if supervised:
+        loop.add_reader(STDIN, _read_to_the_end, stopping, on_signal)
+    server = Server(settings, on_broken=lambda exc: end_now())
+    await server.start(handed=handed)
     try:
         await server.serve_admin()
-        click.echo(_greeting(server, await _next_steps(server)))
+        if handed is None:
+            click.echo(_greeting(server, await _next_steps(server)))
         await stopping.wait()
     finally:
         await server.stop(drain_s=settings.timing.drain_s)
 
 
-def _end_now() -> NoReturn:
-    """End the process without closing anything: closing a store would be another fsync."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_FAILED)
+def _read_to_the_end(stopping: asyncio.Event, on_end: Callable[[], None]) -> None:
+    """Nothing is read there; its end is that of the supervisor."""
+    if not os.read(STDIN, 4_096):
+        asyncio.get_running_loop().remove_reader(STDIN)
+        if not stopping.is_set():
+            on_end()
 
 
 def _greeting(server: Server, next_steps: list[str]) -> str:
@@ -97,50 +103,3 @@ async def _next_steps(server: Server) -> list[str]:
         "or in a terminal:",
         f"  {me} chat NAME@{url} --invite {invite}",
     ]
-
-
-def _configure_logging(server: ServerSettings) -> None:
-    """To standard error, one event a line; what libraries log through the standard library looks the same."""
-    import structlog
-
-    console = server.log_format == "console" or (server.log_format == "auto" and sys.stderr.isatty())
-    level = logging.getLevelNamesMapping()[server.log_level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    shape: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    )
-    structlog.configure(
-        processors=[*shared, *shape],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shape],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=max(level, logging.INFO))
-
-
-def _raise_open_files(wanted: int) -> None:
-    """A connection needs a file: take what the hard limit allows, as far as it is wanted."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # it does not exist everywhere
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

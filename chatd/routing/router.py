@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs
@@ -100,8 +100,7 @@ class Router:
         weights: Mapping[str, int] | None = None,
     ) -> None:
         self.port = 0
-        self.changed = asyncio.Event()
-        """Set whenever a worker became ready or went away; whoever waits for it clears it."""
+        self._change = asyncio.Event()
         self._head_s = head_s
         self._links = {n: Link(n, path, retry=self.route, on_change=self._changed) for n, path in workers.items()}
         self._targets: dict[str, Target] = {**self._links, **{url: Proxied(url, retry=self.route) for url in nodes}}
@@ -115,6 +114,11 @@ class Router:
     def ready(self, name: str) -> bool:
         """Whether connections are sent to this worker or node."""
         return self._targets[name].ready
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that is looked at whenever a worker became ready or went away."""
+        while not condition():
+            await self._change.wait()
 
     async def start(self, host: str, port: int) -> None:
         """Listen, and look for the workers. Raises: StartError."""
@@ -182,7 +186,8 @@ class Router:
         for link in self._links.values():
             if link.ready:
                 link.tell(View(link.name, ring))
-        self.changed.set()
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     # --- request heads --------------------------------------------------------------------------------
 

@@ -77,9 +77,7 @@ class Rig:
     async def until(self, ready: Iterable[str]) -> None:
         """Wait until these workers and no others are ready."""
         async with asyncio.timeout(PATIENCE_S):
-            while {name for name in self.router.ring.weights if self.router.ready(name)} != set(ready):
-                self.router.changed.clear()
-                await self.router.changed.wait()
+            await self.router.until(lambda: {n for n in self.router.ring.weights if self.router.ready(n)} == set(ready))
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the router."""

@@ -1,0 +1,113 @@
+"""``chatd cluster``: a router and its workers on one host, in one command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chatd.cli.common import load_settings, place_options
+from chatd.cli.process import END_GRACE_S, configure_logging, loop_factory, raise_open_files
+from chatd.errors import EXIT_FAILED, ConfigError
+from chatd.settings import Settings
+
+if TYPE_CHECKING:
+    from chatd.routing.router import Router
+
+ROUTER_FILES = 16_384
+END_S_AHEAD = 0.5
+"""A worker that hangs is killed so long before `END_GRACE_S` is over."""
+
+
+@click.command()
+@place_options
+@click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
+@click.option("--port", type=int, help="TCP port; 0 takes a free one. Default: 8080.")
+@click.option("--workers", type=click.IntRange(0, 256), help="Processes on this host. Default: one a CPU.")
+@click.option("--worker-command", hidden=True, help="For tests: runs a worker; {name} and {handed} are filled in.")
+def cluster(
+    config: Path | None,
+    data_dir: str | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    worker_command: str | None,
+) -> None:
+    """Run many processes behind a router, until SIGTERM or ^C; SIGHUP restarts them one after the other."""
+    settings = load_settings(config, data_dir, {"server.host": host, "server.port": port})
+    if worker_command is None:
+        _check(settings)
+        place = [*(("--config", str(config)) if config else ()), *(("--data-dir", data_dir) if data_dir else ())]
+        address = ("--host", settings.server.host)
+        worker_command = shlex.join(
+            [sys.executable, "-m", "chatd", "serve", *place, *address, "--handed", "{handed}", "--supervised"]
+        )
+    configure_logging(settings.server)
+    raise_open_files(ROUTER_FILES)
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        in_order = runner.run(_cluster(settings, count, shlex.split(worker_command)))
+    if not in_order:
+        sys.exit(EXIT_FAILED)
+
+
+def _check(settings: Settings) -> None:
+    """Raises: ConfigError – these processes could not share what they must."""
+    if settings.store.kind in ("memory", "sqlite"):
+        raise ConfigError(
+            f'store.kind: many processes need a store that they share: "redis", not "{settings.store.kind}"; '
+            "for one process say `chatd serve`"
+        )
+    if not settings.cluster.bus_url:
+        raise ConfigError("cluster.bus_url: needed, or the processes would not hear of each other's messages")
+
+
+async def _cluster(settings: Settings, count: int, command: list[str]) -> bool:
+    """Returns: whether all workers ended in order. Raises: StartError, ConfigError."""
+    from chatd.routing.router import Router
+    from chatd.routing.supervisor import Supervisor
+
+    loop = asyncio.get_running_loop()
+    names = [f"worker-{number}" for number in range(count)]
+    with tempfile.TemporaryDirectory(prefix="chatd-") as directory:  # a unix path must be short
+        paths = {name: Path(directory) / name for name in names}
+        router = Router(paths, settings.cluster.nodes, head_s=settings.timing.head_s)
+        commands = {
+            name: [part.replace("{name}", name).replace("{handed}", str(path)) for part in command]
+            for name, path in paths.items()
+        }
+        supervisor = Supervisor(commands, router, end_s=settings.timing.drain_s + END_GRACE_S - END_S_AHEAD)
+        stopping = asyncio.Event()
+
+        def on_signal() -> None:
+            if stopping.is_set():
+                supervisor.kill()
+            stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, supervisor.restart)
+        await router.start(settings.server.host, settings.server.port)
+        greeting = loop.create_task(_greet(router, names, settings.server.host))
+        supervisor.start()
+        try:
+            await stopping.wait()
+        finally:
+            greeting.cancel()
+            in_order = await supervisor.stop()
+            await router.stop()
+    return in_order
+
+
+async def _greet(router: Router, names: list[str], host: str) -> None:
+    """Say where it is as soon as every worker is ready."""
+    await router.until(lambda: all(router.ready(name) for name in names))
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"chatd cluster serves on http://{shown}:{router.port} with {len(names)} workers\n\n^C ends it.")

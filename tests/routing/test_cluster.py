@@ -1,0 +1,141 @@
+"""``chatd cluster`` in real processes: placement, death, return, rolling restart, and an end that leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cluster_rig import PATIENCE_S, Cluster, cluster, gone
+
+from chatd import protocol
+from chatd.routing.ring import Ring
+
+RING = Ring({"worker-0": 1, "worker-1": 1})
+USERS = [f"user-{n}" for n in range(8)]
+MINE = {worker: next(u for u in USERS if RING.place(u) == worker) for worker in RING.weights}
+
+
+async def _status(running: Cluster, path: str) -> int:
+    async with aiohttp.ClientSession() as http, http.get(running.url + path) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_a_worker_that_is_killed_is_stood_in_for_and_comes_back(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "2") as running:
+        homes = {user: await running.home(user) for user in USERS}
+        assert {user: await running.home(user) for user in USERS} == homes
+        stores = {worker: homes[user] for worker, user in MINE.items()}
+        assert homes == {user: stores[RING.place(user)] for user in USERS}
+        assert len(set(stores.values())) == 2
+        for path in ("/version", "/version", "/readyz", "/readyz"):
+            assert await _status(running, path) == 200
+
+        killed = running.pid("worker-0")
+        since = len(running.events)
+        os.kill(killed, signal.SIGKILL)
+        since = await running.until("workers_ready", since, workers=["worker-1"])
+        assert await running.home(MINE["worker-0"]) == stores["worker-1"]
+        assert await running.home(MINE["worker-1"]) == stores["worker-1"]
+        await running.until("workers_ready", since, workers=["worker-0", "worker-1"])
+        assert running.pid("worker-0") != killed
+        assert await running.home(MINE["worker-0"]) == stores["worker-0"]
+        assert await running.end(signal.SIGTERM) == 0, running.said
+        await gone(running.pids)
+        assert "Traceback" not in running.said
+
+
+async def test_a_rolling_restart_replaces_each_worker_and_refuses_nobody(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "2") as running:
+        before = [running.pid(worker) for worker in RING.weights]
+        speaker, _ = await running.speaker(MINE["worker-0"])
+        asking = asyncio.create_task(_ask_without_end(running))
+        since = len(running.events)
+        running.process.send_signal(signal.SIGHUP)
+        frames, code = await speaker.rest()
+        assert any(isinstance(frame, protocol.Goaway) for frame in frames)
+        assert code == 1012
+        since = await running.until("worker_restarted", since, worker="worker-0")
+        await running.until("worker_restarted", since, worker="worker-1")
+        assert not asking.done(), asking.exception()
+        asking.cancel()
+        await gone(before)
+        assert "worker_ended" not in running.said
+        assert await running.end(signal.SIGTERM) == 0, running.said
+        await gone(running.pids)
+
+
+async def _ask_without_end(running: Cluster) -> None:
+    while True:
+        assert await _status(running, "/version") == 200
+
+
+async def test_the_workers_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "2") as running:
+        running.process.kill()
+        await running.process.wait()
+        await gone(running.pids)
+
+
+async def test_a_worker_that_hangs_is_killed_at_the_end(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "2", CHATD_TIMING_DRAIN_S="0") as running:
+        os.kill(running.pid("worker-1"), signal.SIGSTOP)
+        assert await running.end(signal.SIGTERM) == 1
+        assert [e["count"] for e in running.events if e["event"] == "workers_killed"] == [1]
+        await gone(running.pids)
+
+
+async def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "1") as running:
+        os.kill(running.pid("worker-0"), signal.SIGSTOP)
+        running.process.send_signal(signal.SIGTERM)
+        host, port = running.url.removeprefix("http://").split(":")
+        async with asyncio.timeout(PATIENCE_S):
+            while True:  # until it has heard the first one
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                except OSError:
+                    break
+                writer.close()
+        assert await running.end(signal.SIGTERM) == 1
+        await gone(running.pids)
+
+
+async def test_a_worker_that_cannot_live_is_started_less_and_less_often(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "1", command="sh -c 'exit 7'") as running:
+        since = 0
+        for pause_s in (0.5, 1.0, 2.0):
+            since = await running.until("worker_ended", since, how="7", again_in_s=pause_s)
+        assert await running.end(signal.SIGTERM) == 0
+
+
+async def test_a_command_that_is_not_there_is_told_and_tried_again(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "1", command="./nothing") as running:
+        at = await running.until("worker_ended")
+        assert "No such file" in running.events[at - 1]["how"]
+        assert await running.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"), [("sqlite", "chatd: store.kind: many processes"), ("memory", "chatd: store.kind: many processes")]
+)
+async def test_a_store_that_cannot_be_shared_is_refused(tmp_path: Path, kind: str, line: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "chatd", "cluster", "--workers", "2"),
+        cwd=tmp_path,
+        env={**os.environ, "CHATD_STORE_KIND": kind},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        out, err = await process.communicate()
+    assert process.returncode == 78
+    assert err.decode().startswith(line)
+    assert err.count(b"\n") == 1
+    assert out == b""
