@@ -90,7 +90,7 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = "auto"
     redis_timeout_s: Annotated[
-        float, Meta(ge=0.05, le=60, description="Redis: seconds to wait for a connection, and for each answer.")
+        float, Meta(ge=0.05, le=60, description="Redis: seconds to wait for a connection, and for an answer.")
     ] = 5.0
     redis_connections_max: Annotated[
         int, Meta(ge=1, le=1_000, description="Redis: connections of one process; beyond, calls wait.")

@@ -18,13 +18,14 @@ from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts
 from chatd.store.redis import checks
 from chatd.store.redis.accounts import RedisAccounts
-from chatd.store.redis.engine import Engine
+from chatd.store.redis.engine import Command, Engine
 from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id
 from chatd.store.redis.presence import RedisPresence
 from chatd.store.redis.push import RedisPush
 
 FENCE_STANDS_S = 86_400
 SEQ_END = 2**53
+NOTHING = b"0 0 0 0 0 0 0 0 0 0"  # the state of a conversation without messages, see common.lua
 DUPLICATE, REUSED, HIDDEN = 1, 2, 4
 
 _pack = msgspec.msgpack.encode
@@ -52,7 +53,7 @@ class _Work:
         self.at = at
         self.pair = pair
         self.drafts: list[tuple[int, str, str, int]] = []
-        self.advances: list[tuple[int, str, int, int]] = []
+        self.advances: dict[tuple[int, str], tuple[int, int]] = {}  # (member, device) → delivered, read: maxima
 
 
 class RedisStore(RedisPush, RedisAccounts, RedisPresence):
@@ -112,7 +113,13 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         self._epoch = epoch = self._epoch + 1
         arg = _pack(
             [
-                (conv, tuple(dict.fromkeys(one.pair)), bucket_of(conv), one.drafts, one.advances)
+                (
+                    conv,
+                    tuple(dict.fromkeys(one.pair)),
+                    bucket_of(conv),
+                    one.drafts,
+                    [(*key, *marks) for key, marks in one.advances.items()],
+                )
                 for conv, one in work.items()
             ]
         )
@@ -174,6 +181,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         pair = pair_of(conv)
         member, peer = pair.index(user), pair.index(peer_of(conv, user) or user)
         own = b"mark%d" % member
+        state = [int(number) for number in meta.get(b"state", NOTHING).split()]
         devices = {}
         for field, mark in meta.items():
             if field.startswith(own):
@@ -181,11 +189,8 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
                 if delivered or read:  # an enrolled device has a position before it has marks
                     devices[field.removeprefix(own).decode()] = Marks(delivered, read)
         frozen = meta.get(b"frozen%d" % peer)
-        if frozen is not None:
-            told = Marks(*map(int, frozen.split()))
-        else:
-            told = Marks(int(meta.get(b"delivered%d" % peer, 0)), int(meta.get(b"read%d" % peer, 0)))
-        return MarksView(conv, int(meta.get(b"head", 0)), devices, told)
+        told = state[6 + 2 * peer : 8 + 2 * peer] if frozen is None else [int(number) for number in frozen.split()]
+        return MarksView(conv, state[0], devices, Marks(*told))
 
     # --- blocks ------------------------------------------------------------------------------------------
 
@@ -193,12 +198,10 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         """First where it is in force, then in the user's list: if only half of it is done, repeat it."""
         conv = f"{min(user, peer)}:{max(user, peer)}"
         pair = pair_of(conv)
-        commands = [
-            self.engine.script("block", conv, conv, pair.index(user), pair.index(peer), int(on)),
-            ("SADD" if on else "SREM", self.engine.key(user, "blocks"), peer),
-        ]
-        if not on:  # the marks that were frozen show again
-            commands += [self.engine.script("bump", one, one, _pack([conv])) for one in dict.fromkeys(pair)]
+        users = _pack(tuple(dict.fromkeys(pair)))
+        args = (conv, pair.index(user), pair.index(peer), int(on), "1", users)
+        listed: Command = ("SADD" if on else "SREM", self.engine.key(user, "blocks"), peer)
+        commands = [self.engine.script("block", conv, *args), listed]
         await self.engine.run(commands, write=True)
 
     async def blocks(self, user: str) -> Sequence[str]:
@@ -235,7 +238,9 @@ def _sorted(drafts: Sequence[Draft], advances: Sequence[Advance]) -> dict[str, _
         one = work.get(advance.conv)
         if one is None:
             one = work[advance.conv] = _Work(len(work), pair_of(advance.conv))
-        one.advances.append((one.pair.index(advance.user), advance.device, advance.delivered, advance.read))
+        key = (one.pair.index(advance.user), advance.device)
+        delivered, read = one.advances.get(key, (0, 0))
+        one.advances[key] = (max(delivered, advance.delivered), max(read, advance.read))
     return work
 
 

@@ -73,7 +73,7 @@ SCRIPTS: Final = _scripts()
 class Engine:
     """``url``: as redis-py takes it, with user, password and database. ``prefix``: before every key.
 
-    ``timeout_s``: for connecting, and for each wait for an answer. ``round_trips``: how many there were.
+    ``timeout_s``: for getting a connection, and for each round trip. ``round_trips``: how many there were.
     """
 
     def __init__(self, url: str, *, prefix: str, timeout_s: float, connections_max: int) -> None:
@@ -83,9 +83,9 @@ class Engine:
         self._pool = BlockingConnectionPool.from_url(
             url,
             max_connections=connections_max,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            timeout=None,  # the time is kept here: the driver's way of it can swallow a cancellation in Python 3.11
+            socket_timeout=None,
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
@@ -182,12 +182,14 @@ class Engine:
         """Send and read; an error that Redis answered with stands in the place of its answer."""
         pool = self._pool
         try:
-            connection = await cast(Any, pool).get_connection()
+            async with asyncio.timeout(self._timeout_s):
+                connection = await cast(Any, pool).get_connection()
         except (RedisError, OSError) as exc:
             raise _translated(exc, unknown=False) from exc
         try:
             self.round_trips += 1
-            return await self._talk(connection, commands)
+            async with asyncio.timeout(self._timeout_s):
+                return await self._talk(connection, commands)
         except (RedisError, OSError) as exc:
             # LOADING is an answer, too, though the driver calls it a lost connection.
             raise _translated(exc, unknown=write and not isinstance(exc, BusyLoadingError)) from exc
@@ -216,6 +218,8 @@ def _refused(error: RedisError) -> bool:
 def _translated(error: Exception, *, unknown: bool) -> Unavailable | OutcomeUnknown:
     """The contract's error for one of the driver's or the server's."""
     text = f"Redis: {str(error) or type(error).__name__}"
-    if isinstance(error, exceptions.ConnectionError) and not isinstance(error, BusyLoadingError):
+    if isinstance(error, TimeoutError):
+        text = "Redis does not answer in time (store.redis_timeout_s)"
+    elif isinstance(error, exceptions.ConnectionError) and not isinstance(error, BusyLoadingError):
         text = f"Redis cannot be reached: {error}"
     return OutcomeUnknown(text) if unknown else Unavailable(text[:300], retry_after_ms=RETRY_AFTER_MS)

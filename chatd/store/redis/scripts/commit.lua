@@ -2,38 +2,45 @@
 -- Drafts become messages and marks rise, in all conversations given or, when a fence stands before one, in none.
 -- ARGV: prefix, writer, epoch, '1' if the users' keys are in reach, work in MessagePack:
 --   { {conv, {user, …}, bucket, {{member, id, body, ts_ms}, …}, {{member, device, delivered, read}, …}}, … }
+--   where a device of a member stands once
 -- Returns in MessagePack, or 'fenced':
 --   { {{{seq, ts_ms, flags}, …}, {{delivered, read, grew} or false for each member}, private, changed, began}, … }
 --   flags: 1 a duplicate, 2 another body, 4 hidden
 
-local FIELDS = {
-  'head', 'ts', 'blocked0', 'blocked1', 'fenced', 'last0', 'last1', 'visible0', 'visible1',
-  'delivered0', 'read0', 'delivered1', 'read1'
-}
+local UNPACKED_MAX = 1000 -- what Lua's stack surely takes at once; even, for fields and values come in pairs
 local writer, epoch, everywhere = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local work = cmsgpack.unpack(ARGV[5])
 
-local function load(conv)
-  local got = redis.call('HMGET', key(conv, 'meta'), unpack(FIELDS))
-  return {
-    meta = key(conv, 'meta'), log = key(conv, 'log'), ids = key(conv, 'ids'),
-    head = number(got[1]), ts = number(got[2]),
-    blocked = {[0] = got[3] and true, [1] = got[4] and true}, -- [0]: the first of the two blocks the other
-    fenced = got[5],
-    last = {[0] = number(got[6]), [1] = number(got[7])},
-    visible = {[0] = number(got[8]), [1] = number(got[9])},
-    delivered = {[0] = number(got[10]), [1] = number(got[12])},
-    read = {[0] = number(got[11]), [1] = number(got[13])},
-    set = {}
-  }
+-- The state of a conversation, with the marks of the devices that advance: "position delivered read" each.
+local function load(conv, advances)
+  local fields = {'state', 'blocked0', 'blocked1', 'fenced'}
+  for n, one in ipairs(advances) do
+    fields[4 + n] = 'mark' .. one[1] .. one[2]
+  end
+  local got = {}
+  for first = 1, #fields, UNPACKED_MAX do
+    local last = math.min(#fields, first + UNPACKED_MAX - 1)
+    for n, value in ipairs(redis.call('HMGET', key(conv, 'meta'), unpack(fields, first, last))) do
+      got[first + n - 1] = value
+    end
+  end
+  local state = parsed(got[1])
+  state.blocked = {[0] = got[2] and true, [1] = got[3] and true} -- [0]: the first of the two blocks the other
+  state.fenced = got[4]
+  state.marks, state.raised = {}, {}
+  for n = 1, #advances do
+    local position, delivered, read = string.match(got[4 + n] or '0 0 0', '(%d+) (%d+) (%d+)')
+    state.marks[fields[4 + n]] = {tonumber(position), tonumber(delivered), tonumber(read)}
+  end
+  return state
 end
 
 local function append(conv, state, own, draft)
   local member, uuid, body, ts = unpack(draft)
-  local seq = state.head + 1
-  if redis.call('HSETNX', state.ids, member .. uuid, seq) == 0 then
-    seq = number(redis.call('HGET', state.ids, member .. uuid))
-    local entry = redis.call('XRANGE', state.log, id(seq), id(seq))[1]
+  local seq, ids, log = state.head + 1, key(conv, 'ids'), key(conv, 'log')
+  if redis.call('HSETNX', ids, member .. uuid, seq) == 0 then
+    seq = number(redis.call('HGET', ids, member .. uuid))
+    local entry = redis.call('XRANGE', log, id(seq), id(seq))[1]
     if not entry then
       return {seq, 0, 1} -- trimmed: what it said is not known any more
     end
@@ -45,7 +52,7 @@ local function append(conv, state, own, draft)
   end
   local hidden = (not own and state.blocked[1 - member]) and 1 or 0
   ts = math.max(ts, state.ts)
-  redis.call('XADD', state.log, id(seq), 'm', member, 'i', uuid, 't', ts, 'h', hidden, 'b', body)
+  redis.call('XADD', log, id(seq), 'm', member, 'i', uuid, 't', ts, 'h', hidden, 'b', body)
   state.head, state.ts, state.last[member], state.appended = seq, ts, seq, true
   if hidden == 1 then
     redis.call('ZADD', key(conv, 'hidden'), seq, seq)
@@ -55,16 +62,10 @@ local function append(conv, state, own, draft)
   return {seq, ts, 4 * hidden}
 end
 
--- A mark is kept as "position delivered read". What was loaded or raised in this call is remembered in `marks`.
-local function advance(state, marks, one)
+local function advance(state, one)
   local member, device, delivered, read = unpack(one)
   local field = 'mark' .. member .. device
-  local mark = marks[field]
-  if not mark then
-    local position, had, seen = string.match(redis.call('HGET', state.meta, field) or '0 0 0', '(%d+) (%d+) (%d+)')
-    mark = {number(position), number(had), number(seen)}
-    marks[field] = mark
-  end
+  local mark = state.marks[field]
   local held = math.min(state.head, math.max(delivered, read))
   local now = {math.max(mark[1], held), math.max(mark[2], held), math.max(mark[3], math.min(state.head, read))}
   if now[1] == mark[1] and now[2] == mark[2] and now[3] == mark[3] then
@@ -73,53 +74,48 @@ local function advance(state, marks, one)
   state.marked = state.marked or now[2] > mark[2] or now[3] > mark[3]
   state.delivered[member] = math.max(state.delivered[member], now[2])
   state.read[member] = math.max(state.read[member], now[3])
-  marks[field] = now
-  redis.call('HSET', state.meta, field, string.format('%.0f %.0f %.0f', unpack(now)))
+  state.marks[field] = now
+  state.raised[field] = now
 end
 
-local function store(state)
-  local s = state
-  if s.appended then
-    redis.call('HSET', s.meta, 'head', s.head, 'ts', s.ts, 'last0', s.last[0], 'last1', s.last[1],
-      'visible0', s.visible[0], 'visible1', s.visible[1])
+-- One write for all that changed.
+local function store(conv, s)
+  local fields = {}
+  if s.appended or s.marked then
+    fields = {'state', string.format(STATE, s.head, s.ts, s.last[0], s.last[1], s.visible[0], s.visible[1],
+      s.delivered[0], s.read[0], s.delivered[1], s.read[1])}
   end
-  if s.marked then
-    redis.call('HSET', s.meta, 'delivered0', s.delivered[0], 'read0', s.read[0],
-      'delivered1', s.delivered[1], 'read1', s.read[1])
+  for field, now in pairs(s.raised) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = string.format('%.0f %.0f %.0f', now[1], now[2], now[3])
   end
-end
-
-local tops = {}
-
--- The number of a change is one more than the greatest in its user's index.
-local function bump(user, conv)
-  local index = key(user, 'convs')
-  local top = tops[user] or number(redis.call('ZRANGE', index, 0, 0, 'REV', 'WITHSCORES')[2])
-  tops[user] = top + 1
-  redis.call('ZADD', index, top + 1, conv)
+  for first = 1, #fields, UNPACKED_MAX do
+    redis.call('HSET', key(conv, 'meta'), unpack(fields, first, math.min(#fields, first + UNPACKED_MAX - 1)))
+  end
 end
 
 local states = {}
 for at, one in ipairs(work) do
-  states[at] = load(one[1])
+  states[at] = load(one[1], one[5])
   if states[at].fenced and epoch <= number(redis.call('HGET', key(one[1], 'fence'), writer)) then
     return 'fenced'
   end
 end
 
+local change = everywhere and redis.call('INCRBY', prefix .. 'changes', #work) - #work
 local results = {}
 for at, one in ipairs(work) do
   local conv, users, bucket, drafts, advances = unpack(one)
   local state = states[at]
   local began = state.head == 0
   local before = {[0] = {state.delivered[0], state.read[0]}, [1] = {state.delivered[1], state.read[1]}}
-  local appended, grown, marks = {}, {false, false}, {}
+  local appended, grown = {}, {false, false}
   for n, draft in ipairs(drafts) do
     appended[n] = append(conv, state, #users == 1, draft)
   end
   for _, raised in ipairs(advances) do
     if state.head > 0 then
-      advance(state, marks, raised)
+      advance(state, raised)
     end
   end
   for _, raised in ipairs(advances) do
@@ -127,12 +123,12 @@ for at, one in ipairs(work) do
     local delivered, read = state.delivered[m], state.read[m]
     grown[m + 1] = {delivered, read, delivered ~= before[m][1] or read ~= before[m][2]}
   end
-  store(state)
+  store(conv, state)
   local changed = (state.appended or state.marked) and true or false
   began = began and state.head > 0
   if changed and everywhere then
     for _, user in ipairs(users) do
-      bump(user, conv)
+      redis.call('ZADD', key(user, 'convs'), change + at, conv)
     end
     if began then
       redis.call('ZADD', key(bucket, 'convs'), 0, conv)

@@ -15,3 +15,25 @@ end
 local function id(seq)
   return string.format('%.0f-0', seq)
 end
+
+-- What a conversation is now stands in one field, for each field of a small hash is searched from its beginning.
+local STATE = '%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f'
+local NUMBERS = '(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)'
+local NOTHING = '0 0 0 0 0 0 0 0 0 0'
+
+-- The field `state` taken apart. By member, 0 or 1: the last seq sent, the last one that the other may see, the marks.
+local function parsed(text)
+  local head, ts, last0, last1, visible0, visible1, delivered0, read0, delivered1, read1 =
+    string.match(text or NOTHING, NUMBERS)
+  return {
+    head = tonumber(head), ts = tonumber(ts),
+    last = {[0] = tonumber(last0), [1] = tonumber(last1)},
+    visible = {[0] = tonumber(visible0), [1] = tonumber(visible1)},
+    delivered = {[0] = tonumber(delivered0), [1] = tonumber(delivered1)},
+    read = {[0] = tonumber(read0), [1] = tonumber(read1)}
+  }
+end
+
+local function state_of(conv)
+  return parsed(redis.call('HGET', key(conv, 'meta'), 'state'))
+end

@@ -3,7 +3,7 @@
 
 local found = {}
 for at, conv in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local got = redis.call('HMGET', key(conv, 'meta'), 'head', 'blocked0', 'blocked1')
-  found[at] = {number(got[1]), (got[2] or got[3]) and 1 or 0}
+  local got = redis.call('HMGET', key(conv, 'meta'), 'state', 'blocked0', 'blocked1')
+  found[at] = {parsed(got[1]).head, (got[2] or got[3]) and 1 or 0}
 end
 return found

@@ -9,20 +9,20 @@ local found = {}
 for at, one in ipairs(cmsgpack.unpack(ARGV[4])) do
   local conv, me, peer = unpack(one)
   local meta, log = key(conv, 'meta'), key(conv, 'log')
-  local got = redis.call('HMGET', meta, 'head', 'ts', 'delivered' .. me, 'read' .. me, 'delivered' .. peer,
-    'read' .. peer, 'last' .. me, 'visible' .. peer, 'pushed' .. me, 'mark' .. me .. device, 'blocked0', 'blocked1',
+  local got = redis.call('HMGET', meta, 'state', 'pushed' .. me, 'mark' .. me .. device, 'blocked0', 'blocked1',
     'frozen' .. peer)
-  local head, delivered, read, told = number(got[1]), number(got[3]), number(got[4]), number(got[9])
+  local state = parsed(got[1])
+  local head, delivered, read, told = state.head, state.delivered[me], state.read[me], number(got[2])
   local unread, owed, entry = 0, 0, false
-  local apart = (got[11] or got[12]) and 1 or 0
+  local apart = (got[4] or got[5]) and 1 or 0
   if me ~= peer then
-    local base = math.max(read, number(got[7]))
+    local base = math.max(read, state.last[me])
     unread = head - base
     if unread > 0 then
       unread = unread - redis.call('ZCOUNT', key(conv, 'hidden'), '(' .. base, '+inf')
     end
-    if apart == 0 and number(got[8]) > math.max(delivered, told) then
-      owed = number(got[8])
+    if apart == 0 and state.visible[peer] > math.max(delivered, told) then
+      owed = state.visible[peer]
     end
   end
   if which == 'last' and head > 0 then
@@ -30,13 +30,13 @@ for at, one in ipairs(cmsgpack.unpack(ARGV[4])) do
   elseif which == 'owed' and owed > 0 then
     entry = redis.call('XRANGE', log, id(owed), id(owed))[1]
   end
-  local peer_delivered, peer_read = number(got[5]), number(got[6])
-  if apart == 1 and got[13] then
-    peer_delivered, peer_read = string.match(got[13], '(%d+) (%d+)')
+  local peer_delivered, peer_read = state.delivered[peer], state.read[peer]
+  if apart == 1 and got[6] then
+    peer_delivered, peer_read = string.match(got[6], '(%d+) (%d+)')
   end
-  local position = string.match(got[10] or '0', '%d+')
+  local position = string.match(got[3] or '0', '%d+')
   found[at] = {
-    head, number(got[2]), delivered, read, number(peer_delivered), number(peer_read), unread, number(position),
+    head, state.ts, delivered, read, number(peer_delivered), number(peer_read), unread, number(position),
     owed, told, apart, entry or false
   }
 end
