@@ -114,8 +114,13 @@ def _runs(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def cluster(directory: Path, *args: str, command: str | None = None, **env: str) -> AsyncIterator[Cluster]:
-    """Start one with these arguments; at the end nothing of it is left. ``command``: instead of real workers."""
+async def cluster(
+    directory: Path, *args: str, command: str | None = None, redis: str | None = None, **env: str
+) -> AsyncIterator[Cluster]:
+    """Start one with these arguments; at the end nothing of it is left.
+
+    ``command``: instead of real workers. ``redis``: URL of a Redis that the workers share, instead of a file each.
+    """
     keys = directory / "keys.json"
     row = {"kid": "k", "kty": "oct", "k": base64.urlsafe_b64encode(SECRET).rstrip(b"=").decode()}
     keys.write_text(json.dumps({"keys": [row]}))
@@ -128,9 +133,13 @@ async def cluster(directory: Path, *args: str, command: str | None = None, **env
         "CHATD_SERVER_LOG_FORMAT": "json",
         **env,
     }
+    if redis is not None:
+        given |= {"CHATD_STORE_KIND": "redis", "CHATD_STORE_REDIS_URL": redis, "CHATD_CLUSTER_BUS_URL": redis}
+        given |= {"CHATD_STORE_REDIS_PREFIX": f"{directory.name}:"}
     real = f"{sys.executable} -m chatd serve --handed {{handed}} --supervised --data-dir {directory}/{{name}}"
+    workers = () if redis is not None else ("--worker-command", command or real)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "chatd", "cluster", "--port", "0", "--worker-command", command or real, *args),
+        *(sys.executable, "-m", "chatd", "cluster", "--port", "0", *workers, *args),
         cwd=directory,
         env=given,
         stdout=subprocess.PIPE,
