@@ -266,6 +266,7 @@ class Server:
         self.presence.on_typing = exchange.typing
         self.presence.others = others
         self.push.elsewhere = True
+        self.delivery.remember_marks()
         return exchange
 
     def _make_push(self, notifiers: Mapping[str, Notifier], missing: Sequence[str]) -> None:

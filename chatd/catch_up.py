@@ -7,9 +7,11 @@ is open and the socket drains; nothing is ever queued for a device. Receipts are
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import structlog
+from msgspec.structs import replace
 
 from chatd import protocol
 from chatd.cursor import UNKNOWN, Cursor
@@ -21,6 +23,7 @@ from chatd.session import Event, Session, State
 PAGE_MESSAGES_MAX = 256
 PAGE_BYTES_MAX = 49_152
 OWED_RECEIPTS_MAX = 1_000
+FLOORS_MAX = 1_000
 RETRY_READ_S = 0.5
 
 log = structlog.get_logger("chatd.catch_up")
@@ -31,6 +34,7 @@ class CatchUp:
 
     __slots__ = (
         "_device",
+        "_floors",
         "_listing",
         "_owed",
         "_reconciling",
@@ -53,6 +57,7 @@ class CatchUp:
         self._since: str | None = None  # set when the listing is out: what caught_up will say
         self._listing = True  # a listing is being read or to come: receipts wait, not to overtake its older marks
         self._owed: dict[tuple[str, str], Grown] | None = None
+        self._floors: OrderedDict[tuple[str, str], tuple[int, int]] | None = None  # (conv, user) → delivered, read
         self._task: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
 
@@ -68,6 +73,12 @@ class CatchUp:
 
     def receipt(self, grown: Grown, payload: bytes) -> bool:
         """A user's marks and their frame. False: this device lets too many of them wait."""
+        if self._floors:
+            raised = self._above_floor(grown)
+            if raised is None:
+                return True
+            if raised is not grown:
+                grown, payload = raised, protocol.encode(_receipt(raised))
         if not self.cursor.congested and not self._listing:
             self._wire.write(payload)
             return True
@@ -176,6 +187,8 @@ class CatchUp:
     ) -> None:
         """Write rows. A receipt that waits and says no more than its row is dropped: it would take a mark back."""
         rows = tuple(protocol.conversation_row(v, self._user) for v in views)
+        if self._services.exchange is not None:
+            self._keep_floors(rows)
         self._write(protocol.ConversationList(conversations=rows, cursor=cursor, ref=ref))
         owed = self._owed
         if not owed:
@@ -188,6 +201,28 @@ class CatchUp:
                 waits = owed.get((row.conv, user))
                 if waits is not None and waits.delivered <= delivered and waits.read <= read:
                     del owed[row.conv, user]
+
+    def _keep_floors(self, rows: Sequence[protocol.ConversationRow]) -> None:
+        """A hint of another process may be older than these rows: it must not take their marks back."""
+        if self._floors is None:
+            self._floors = OrderedDict()
+        for row in rows:
+            self._floors[row.conv, self._user] = (row.delivered, row.read)
+            self._floors[row.conv, row.peer] = (row.peer_delivered, row.peer_read)
+        while len(self._floors) > FLOORS_MAX:
+            self._floors.popitem(last=False)
+
+    def _above_floor(self, grown: Grown) -> Grown | None:
+        """These marks, but none of them less than a listing told; None: they say no more than it."""
+        key = (grown.conv, grown.user)
+        floor = self._floors.get(key) if self._floors else None
+        if floor is None or self._floors is None:
+            return grown
+        new = (max(floor[0], grown.delivered), max(floor[1], grown.read))
+        if new == floor:
+            return None
+        self._floors[key] = new
+        return grown if new == (grown.delivered, grown.read) else replace(grown, delivered=new[0], read=new[1])
 
     # --- the log --------------------------------------------------------------------------------------
 
@@ -248,7 +283,11 @@ class CatchUp:
             return
         owed, self._owed = self._owed, None
         for grown in owed.values():
-            self._write(protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read))
+            self._write(_receipt(grown))
 
     def _write(self, frame: protocol.ServerFrame) -> None:
         self._wire.write(protocol.encode(frame))
+
+
+def _receipt(grown: Grown) -> protocol.Receipt:
+    return protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read)

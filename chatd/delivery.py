@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from chatd import protocol
 from chatd.errors import Overloaded
 from chatd.metrics import Metrics
 from chatd.model import Advance, Appended, Grown, Message, members_of
 from chatd.presence.service import Listener
+
+MARKS_TOLD_MAX = 100_000
 
 
 class Recipient(Listener, Protocol):
@@ -39,7 +44,7 @@ class Delivery:
         self._metrics = metrics
         self._per_user_max = connections_per_user_max
         self._users: dict[str, dict[str, Recipient]] = {}
-        self.closed = False
+        self._told: OrderedDict[tuple[str, str], tuple[int, int]] | None = None
 
     def add(self, one: Recipient) -> None:
         """A device came; an older connection of the same device is closed. Raises: Overloaded – too many."""
@@ -99,8 +104,31 @@ class Delivery:
             for one in list(devices.values()):
                 one.live(message, payload)
 
+    def remember_marks(self) -> None:
+        """From now on marks also come from other processes, in any order: what was told is not to be taken back."""
+        self._told = OrderedDict()
+
+    def _not_less(self, user: str, grown: Grown) -> Grown | None:
+        """These marks, and what ``user``'s devices were told of them before; None: they say nothing new."""
+        if self._told is None:
+            return grown
+        key = (user, f"{grown.conv} {grown.user}")
+        delivered, read = self._told.get(key, (0, 0))
+        if grown.delivered <= delivered and grown.read <= read:
+            return None
+        new = (max(delivered, grown.delivered), max(read, grown.read))
+        self._told[key] = new
+        self._told.move_to_end(key)
+        if len(self._told) > MARKS_TOLD_MAX:
+            self._told.popitem(last=False)
+        return replace(grown, delivered=new[0], read=new[1])
+
     def receipt_to(self, user: str, grown: Grown, know: frozenset[str]) -> None:
         """Marks that grew in another process, to the devices of one user here but those that know."""
+        told = self._not_less(user, grown)
+        if told is None:
+            return
+        grown = told
         frame = protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read)
         payload = protocol.encode(frame)
         for one in list(self._users.get(user, {}).values()):
@@ -118,6 +146,11 @@ class Delivery:
         """Marks that grew, to every device of both users but those that know: whose own ack is the user's mark now."""
         know = {a.device for a in advances if max(a.delivered, a.read) >= grown.delivered and a.read >= grown.read}
         payload = b""
+        if self._told is not None:
+            for user in dict.fromkeys(members_of(grown.conv) or ()):
+                if not grown.private or user == grown.user:
+                    self.receipt_to(user, grown, frozenset(know))
+            return
         for user in dict.fromkeys(members_of(grown.conv) or ()):
             if grown.private and user != grown.user:
                 continue

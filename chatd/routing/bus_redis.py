@@ -21,6 +21,8 @@ LISTEN_S_MAX = 5.0
 AGAIN_S_MIN, AGAIN_S_MAX = 0.1, 5.0
 CONNECT_S_MAX = 5.0
 PING_S = 5.0
+# AttributeError: what redis-py raises when its connection is closed while it is written to.
+LOST = (RedisError, OSError, TimeoutError, AttributeError)
 
 log = structlog.get_logger("chatd.bus")
 
@@ -99,7 +101,7 @@ class RedisBus:
                 for channel, letter, _ in some:
                     pipeline.publish(channel, letter)
                 counts = await pipeline.execute()
-            except (RedisError, OSError, TimeoutError) as exc:
+            except LOST as exc:
                 self._metrics.hints_dropped += len(some)
                 log.warning("bus_does_not_take_hints", error=str(exc), dropped=len(some))
                 await asyncio.sleep(pause_s)
@@ -143,7 +145,7 @@ class RedisBus:
                 return
             try:
                 await getattr(ear, what)(channel)
-            except (RedisError, OSError, TimeoutError) as exc:
+            except LOST as exc:
                 log.warning("bus_lost", error=str(exc))
 
     async def _hear(self) -> None:
@@ -164,7 +166,7 @@ class RedisBus:
                     self._on_gap()
                 first, pause_s = False, AGAIN_S_MIN
                 await self._take(ear)
-            except (RedisError, OSError, TimeoutError) as exc:
+            except LOST as exc:
                 log.warning("bus_lost", error=str(exc))
             finally:
                 self._ear = None

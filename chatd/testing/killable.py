@@ -60,7 +60,7 @@ def _point(text: str) -> tuple[Point, int]:
     return point, int(passings or 1)
 
 
-async def _obey(store: TrappedStore, trap: Trap) -> None:
+async def _obey(store: Store | TrappedStore, trap: Trap) -> None:
     """Take orders until there are no more."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -71,6 +71,27 @@ async def _obey(store: TrappedStore, trap: Trap) -> None:
             _say(armed=line[1])
         elif line[0] == "counts":
             _say(messages=(await store.counts()).messages)
+
+
+def _clustered(url: str) -> dict[str, Any]:
+    """One of several processes on this Redis, with short bounds for what a lost hint hides."""
+    return {
+        "store.kind": "redis",
+        "store.redis_url": url,
+        "cluster.bus_url": url,
+        "cluster.reconcile_s": 1.0,
+        "cluster.spread_s": 0.2,
+        "cluster.lease_s": 2.0,
+    }
+
+
+async def _serve_clustered(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    settings = configuration.load(env={}, overrides={**overrides, **_clustered(args.redis)})
+    server = Server(settings, on_broken=lambda exc: os._exit(EXIT_FAILED))
+    await server.start()
+    _say(port=server.port, incarnation=server.store.incarnation, migrated=[])
+    await _obey(server.store, Trap())
+    await server.stop()
 
 
 async def _serve(args: argparse.Namespace) -> None:
@@ -84,6 +105,9 @@ async def _serve(args: argparse.Namespace) -> None:
         "limits.window_messages_max": args.window,
         **(PUSHING if args.pushing else {}),
     }
+    if args.redis:
+        await _serve_clustered(args, overrides)
+        return
     settings = configuration.load(env={}, overrides=overrides)
     sqlite = SqliteStore(
         args.data_dir,
@@ -110,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--extra-migrations", type=int, default=0, metavar="N", help="steps after the real schema")
     parser.add_argument("--window", type=int, default=16, help="limits.window_messages_max")
     parser.add_argument("--pushing", action="store_true", help="pushes soon, and to endpoints on loopback")
+    parser.add_argument("--redis", metavar="URL", help="be one of several processes on this Redis, without traps")
     args = parser.parse_args(argv)
     structlog.configure(
         processors=[

@@ -74,7 +74,11 @@ async def told_after(*, waiting: int, listed: int) -> list[int]:
             return ConversationPage((view(peer_delivered=listed),), since="s1")
 
     services: Any = SimpleNamespace(
-        settings=SimpleNamespace(limits=LIMITS), store=Store(), metrics=Metrics(), catch_ups=asyncio.Semaphore(1)
+        exchange=None,
+        settings=SimpleNamespace(limits=LIMITS),
+        store=Store(),
+        metrics=Metrics(),
+        catch_ups=asyncio.Semaphore(1),
     )
     catch_up = CatchUp(services, wire, session)
     await catch_up.open("alice", "d", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,22 @@ class KillableServer:
     ``port``, ``incarnation``: of the running one. Its log is ``directory/log``, its data ``directory/data``.
     """
 
-    def __init__(self, directory: Path, plant: Plant | None = None, *, pushing: bool = False) -> None:
+    def __init__(self, directory: Path, plant: Plant | None = None, *, pushing: bool = False, redis: str = "") -> None:
         self.data_dir = directory / "data"
         self.port = 0
         self.incarnation = ""
         self._log = directory / "log"
         self._plant = plant
         self._pushing = pushing
+        self._redis = redis
         self._extra_migrations = 0
         self._process: asyncio.subprocess.Process | None = None
+
+    async def make_tokens(self, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
+        """Make the store with these users and their devices, while nothing serves."""
+        from chatd.testing.harness.run import make_tokens
+
+        return await make_tokens(self.data_dir, users, devices)
 
     async def start(self, *, new_migrations: int = 0, die_in_migration: int = 0) -> bool:
         """Start and wait until it listens. ``new_migrations``: steps to add to the schema for good.
@@ -45,6 +53,8 @@ class KillableServer:
         self._extra_migrations += new_migrations
         command = [sys.executable, "-m", "chatd.testing.killable", "--data-dir", str(self.data_dir)]
         command += ["--extra-migrations", str(self._extra_migrations)]
+        if self._redis:
+            command += ["--redis", self._redis]
         if self._pushing:
             command += ["--pushing"]
         if self._plant is not None:
@@ -82,6 +92,11 @@ class KillableServer:
         if self._process is not None:
             await self._process.wait()
             self._process = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started and is not dead."""
+        return self._process is not None and self._process.returncode is None
 
     async def kill(self) -> None:
         """kill -9, if it still runs."""

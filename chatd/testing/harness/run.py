@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 from msgspec import Struct, field
@@ -17,6 +18,7 @@ from msgspec import Struct, field
 from chatd import protocol, settings
 from chatd.accounts import Accounts
 from chatd.passwords import Passwords
+from chatd.store.base import Store
 from chatd.store.sqlite import SqliteStore
 from chatd.testing.harness.crowd import Device, Talk, conversations
 from chatd.testing.harness.process import HarnessError, KillableServer
@@ -80,7 +82,7 @@ async def run(cycles: int, *, seed: int, plant: Plant | None = None, stop_when_f
     points: list[Point | None] = []
     while summary.cycles < cycles and not (stop_when_found and summary.judged):
         with tempfile.TemporaryDirectory(prefix="chatd-kill-") as directory:
-            async with History(Path(directory), dice, plant, summary) as history:
+            async with History(KillableServer(Path(directory), plant), dice, summary) as history:
                 for _ in range(min(CYCLES_PER_HISTORY, cycles - summary.cycles)):
                     if not points:  # every point once, in another order each time
                         points = dice.sample([None, *POINTS], len(POINTS) + 1)
@@ -93,14 +95,17 @@ async def run(cycles: int, *, seed: int, plant: Plant | None = None, stop_when_f
 
 async def make_tokens(data_dir: Path, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
     """Make a store with these users and their devices, while nothing serves. Returns: a token for each of them."""
-    configured = settings.load(env={}, overrides=GENEROUS)
-    store = SqliteStore(data_dir, configured.store)
+    return await tokens_in(SqliteStore(data_dir, settings.load(env={}, overrides=GENEROUS).store), users, devices)
+
+
+async def tokens_in(store: Store, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
+    """The same in any store."""
     passwords = Passwords()
     await store.open()
     try:
         accounts = Accounts(
             store,
-            configured.accounts,
+            settings.load(env={}, overrides=GENEROUS).accounts,
             now_ms=lambda: time.time_ns() // 1_000_000,
             loopback=True,
             passwords=passwords,
@@ -113,11 +118,44 @@ async def make_tokens(data_dir: Path, users: Sequence[str], devices: Sequence[st
         await store.close()
 
 
+class Killable(Protocol):
+    """What is killed: one process, or several that are one to their clients."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
+    @property
+    def incarnation(self) -> str:
+        """Of its store."""
+
+    async def make_tokens(self, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
+        """Make the users and their devices, while nothing serves."""
+
+    async def start(self, *, new_migrations: int = 0, die_in_migration: int = 0) -> bool:
+        """Start, or start again what is dead."""
+
+    async def arm(self, point: Point, passings: int) -> None:
+        """Let it die at this point."""
+
+    async def gone(self) -> None:
+        """Wait until it is dead."""
+
+    async def kill(self) -> None:
+        """kill -9."""
+
+    async def counts(self) -> int:
+        """How many messages its store has."""
+
+    def faults(self) -> list[str]:
+        """What its log tells of errors."""
+
+
 class History:
     """One store from its beginning, its users, their devices, and all they record."""
 
-    def __init__(self, directory: Path, dice: random.Random, plant: Plant | None, summary: Summary) -> None:
-        self._server = KillableServer(directory, plant)
+    def __init__(self, server: Killable, dice: random.Random, summary: Summary) -> None:
+        self._server = server
         self._dice = dice
         self._summary = summary
         self._recorder = Recorder("harness")
@@ -131,7 +169,7 @@ class History:
         self._http: aiohttp.ClientSession
 
     async def __aenter__(self) -> History:
-        self._tokens = await make_tokens(self._server.data_dir, USERS, ("raw", "sdk", "auditor"))
+        self._tokens = await self._server.make_tokens(USERS, ("raw", "sdk", "auditor"))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._server.kill)
             await self._server.start()

@@ -1,0 +1,17 @@
+"""Several processes on one Redis, killed at random, Redis too: the history that their clients saw is judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatd.testing.harness.cluster import REDIS_EVERY, run
+
+pytestmark = pytest.mark.slow
+
+
+async def test_nothing_is_lost_doubled_or_out_of_order_when_processes_die() -> None:
+    summary = await run(REDIS_EVERY + 2, seed=5, workers=3)
+    assert dict(summary.anomalies) == {}, str(summary)
+    assert summary.kills["redis"] == 1
+    assert summary.kills["worker"] >= REDIS_EVERY
+    assert summary.messages > 0
