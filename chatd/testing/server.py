@@ -39,7 +39,8 @@ GENEROUS: Mapping[str, Any] = {
 class ChatServer:
     """A real server on a loopback port, in the running event loop. It installs nothing and configures nothing.
 
-    ``store``: ``memory``; ``sqlite``, in a directory that goes with the server; or a directory that stays.
+    ``store``: ``memory``; ``sqlite``, in a directory that goes with the server; a directory that stays; or the URL of a
+    Redis, ``redis://host:port/0``, whose data stay, too.
     ``users``: accounts to make; their password is their name. ``settings``: values by key, as
     ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus``, ``board`` and ``share``: what
     several servers have in common, as several processes do: their bus, their board and their store.
@@ -47,7 +48,7 @@ class ChatServer:
 
     def __init__(
         self,
-        store: Literal["memory", "sqlite"] | Path = "memory",
+        store: Literal["memory", "sqlite"] | str | Path = "memory",
         users: Iterable[str] = (),
         port: int = 0,
         settings: Mapping[str, Any] | None = None,
@@ -62,10 +63,12 @@ class ChatServer:
         self._directory = store if isinstance(store, Path) else None
         if store == "sqlite":
             self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="chatd-")))
+        redis_url = store if isinstance(store, str) and "://" in store else None
         overrides = {
             **GENEROUS,
             "server.port": port,
-            "store.kind": "memory" if self._directory is None else "sqlite",
+            "store.kind": "redis" if redis_url else "memory" if self._directory is None else "sqlite",
+            "store.redis_url": redis_url,
             "server.data_dir": None if self._directory is None else str(self._directory),
             **(settings or {}),
         }
