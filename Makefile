@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
   --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
-.PHONY: help run test check bench docs lock clean redis
+.PHONY: help run test check bench docs lock clean programs
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,7 +19,7 @@ help: ## this list
 run: $(RUNTIME) ## serve on http://127.0.0.1:8080, data in ./data
 	@exec $(BIN)/chatd serve $(ARGS)
 
-test: $(DEV) redis ## all tests
+test: $(DEV) programs ## all tests
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV) ## lint, format and types
@@ -68,18 +68,20 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# Tests run against a real Redis. Root gets the Debian package, whose service is kept from starting; anybody else a line.
-redis:
-	@command -v redis-server >/dev/null && exit; \
+# Tests run against real programs. Root gets the Debian packages, whose services are kept from starting; anybody else a line.
+PROGRAMS = redis-server nginx haproxy
+programs:
+	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v $$one >/dev/null || echo $$one; done); \
+	if [ -z "$$missing" ]; then exit; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-	  echo "make: no redis-server: install it (Debian: apt-get install redis-server); tests that need it will fail" >&2; \
+	  echo "make: missing, and tests that need it will fail:" $$missing "(Debian: apt-get install" $$missing")" >&2; \
 	  exit 0; \
 	fi; \
-	echo "Installing redis-server …" >&2; \
+	echo "Installing" $$missing "…" >&2; \
 	policy=/usr/sbin/policy-rc.d; \
 	if [ ! -e $$policy ]; then \
 	  trap 'rm -f $$policy' EXIT; \
 	  printf '#!/bin/sh\nexit 101\n' >$$policy && chmod 755 $$policy; \
 	fi; \
 	export DEBIAN_FRONTEND=noninteractive; \
-	apt-get -qq update && apt-get -qq install --yes --no-install-recommends redis-server >/dev/null
+	apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$missing >/dev/null

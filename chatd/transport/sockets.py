@@ -140,7 +140,8 @@ class Sockets:
         offered = [p.strip() for p in ",".join(headers.getall("Sec-WebSocket-Protocol", [])).split(",") if p.strip()]
         if offered and protocol.SUBPROTOCOL not in offered:
             raise BadFrame(f"the subprotocol is {protocol.SUBPROTOCOL}")
-        address = address_key(request.remote, headers.get("X-Forwarded-For"), self._proxies)
+        hops = ",".join(headers.getall("X-Forwarded-For", ()))  # a proxy may add a line of its own
+        address = address_key(request.remote, hops, self._proxies)
         wait_s = self._connects.take(address, self.services.now_s())
         if wait_s:
             raise RateLimited("too many connections from this address", retry_after_ms=int(wait_s * 1000) + 1)

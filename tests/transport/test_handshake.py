@@ -143,3 +143,18 @@ async def test_a_server_that_stops_takes_no_new_ones() -> None:
         assert head.startswith("HTTP/1.1 503 ")
         body = json.loads(await raw.reader.readuntil(b"}"))
         assert body["code"] == "unavailable"
+
+
+async def test_the_last_address_that_a_trusted_proxy_adds_counts_also_in_a_line_of_its_own() -> None:
+    settings = {"server.trusted_proxies": ["127.0.0.1"], "limits.connects_per_s": 0.001, "limits.connects_burst": 1}
+    async with ChatServer(settings=settings) as server:
+        answers = []
+        for claimed, added in (
+            ("192.0.2.1", "198.51.100.1"),
+            ("192.0.2.2", "198.51.100.1"),
+            ("192.0.2.1", "198.51.100.2"),
+        ):
+            async with connected(server) as raw:
+                head = await raw.request({"X-Forwarded-For": f"{claimed}\r\nX-Forwarded-For: {added}"})
+                answers.append(head.split()[1])
+        assert answers == ["101", "429", "101"]
