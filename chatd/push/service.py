@@ -33,6 +33,7 @@ CLEAR_AGAIN_S_MAX = 5.0
 WALK_ITEMS_MAX = 1_000
 WALK_EVERY_S = 30.0
 WALK_AGAIN_S = 5.0
+WALK_SPREAD_S = 30.0
 STORE_AGAIN_S = 1.0
 STORE_AGAIN_S_MAX = 30.0
 CLOSE_S_MAX = 5.0
@@ -226,7 +227,7 @@ class Push:
                     if row.shown:
                         self._outbox.show(row.user, row.conv, row.shown)
                     if row.seq:
-                        self._outbox.note(row.user, row.conv, row.seq, self._now_s() + self._settings.delay_s)
+                        self._outbox.note(row.user, row.conv, row.seq, self._walk_due_s())
                 cursor = page.cursor
                 if cursor is None:
                     self._walk_s, self._walked_s = None, self._now_s()
@@ -242,6 +243,13 @@ class Push:
             raise
         finally:
             self._walking = False
+
+    def _walk_due_s(self) -> float:
+        """Not before devices had the time to come back. Where several processes walk the same store, each looks at a
+        time of its own: whoever is first pushes, and the others find that nothing is owed.
+        """
+        due_s = self._now_s() + self._settings.delay_s
+        return due_s + self._random() * WALK_SPREAD_S if self.elsewhere else due_s
 
     # --- one conversation -------------------------------------------------------------------------------
 
