@@ -10,6 +10,7 @@ import pytest_asyncio
 
 if TYPE_CHECKING:
     from chatd.client import Client
+    from chatd.testing.redis_cluster import RedisCluster
     from chatd.testing.redis_server import RedisServer
     from chatd.testing.server import ChatServer
 
@@ -38,6 +39,15 @@ def chatd_redis() -> Iterator[RedisServer]:
 
     with RedisServer(appendfsync="everysec") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def chatd_redis_cluster() -> Iterator[RedisCluster]:
+    """One Redis Cluster of three masters for all tests of a session."""
+    from chatd.testing.redis_cluster import RedisCluster
+
+    with RedisCluster() as cluster:
+        yield cluster
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -73,6 +73,10 @@ class RedisServer:
         """Of the running process. Raises: RuntimeError – it does not run."""
         return self._running().pid
 
+    def option(self, name: str) -> str:
+        """What an option of redis.conf was set to."""
+        return self._options[name]
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("redis-server does not run")

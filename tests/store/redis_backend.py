@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from redis import exceptions
 
+from chatd.errors import OutcomeUnknown, Unavailable
 from chatd.settings import StoreSettings
 from chatd.store.base import Store
 from chatd.store.conformance import Fault
 from chatd.store.redis import RedisStore
+from chatd.store.redis.node import Command
+from chatd.store.redis.scripting import SCRIPTS
 
 _numbers = itertools.count()
 
@@ -29,11 +32,11 @@ class _Broken:
 
     def __init__(self, store: RedisStore, fault: Fault, *, lands: bool) -> None:
         self._store, self._fault, self._lands = store, fault, lands
-        self._pool = store.engine._pool
-        store.engine._pool = self  # type: ignore[assignment]
+        self._pool = store.engine.home.pool
+        store.engine.home.pool = self  # type: ignore[assignment]
 
     async def get_connection(self) -> Any:
-        self._store.engine._pool = self._pool
+        self._store.engine.home.pool = self._pool
         if self._fault == "gone":
             raise exceptions.ConnectionError("refused (a test's fault)")
         return self
@@ -53,6 +56,25 @@ class _Broken:
 
     async def release(self, connection: Any) -> None:
         """Nor a pool."""
+
+
+class _BrokenCommit:
+    """The engine of a store, broken for the round trip that appends, wherever its conversations are."""
+
+    def __init__(self, store: RedisStore, fault: Fault, *, lands: bool) -> None:
+        self._engine, self._outcomes = store.engine, store.engine.outcomes
+        self._fault, self._lands = fault, lands
+        store.engine.outcomes = self._broken  # type: ignore[method-assign]
+
+    async def _broken(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
+        if not any(SCRIPTS["commit"].sha in command for command in commands):
+            return await self._outcomes(commands, write=write)
+        self._engine.outcomes = self._outcomes  # type: ignore[method-assign]
+        if self._fault == "gone":
+            return [Unavailable("refused (a test's fault)")] * len(commands)
+        if self._lands:
+            await self._outcomes(commands, write=write)
+        return [OutcomeUnknown("no answer (a test's fault)")] * len(commands)
 
 
 class RedisBackend:
@@ -78,7 +100,8 @@ class RedisBackend:
 
     async def break_next(self, store: Store, fault: Fault) -> bool:
         assert isinstance(store, RedisStore)
-        _Broken(store, fault, lands=self._lands)
+        kind = _BrokenCommit if store.engine.cluster else _Broken
+        kind(store, fault, lands=self._lands)
         return True
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from chatd.errors import OutcomeUnknown, StartError, Unavailable
 from chatd.model import Advance, Appended, Marks
 from chatd.store.conformance.kit import draft, fill, seqs, upto, uuid
 from chatd.store.redis import RedisStore
-from chatd.store.redis.engine import Command
+from chatd.store.redis.node import Command
 from chatd.testing.proxy import Proxy
 from chatd.testing.redis_server import RedisServer
 

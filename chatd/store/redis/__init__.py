@@ -12,20 +12,24 @@ from typing import Any
 
 import msgspec
 
-from chatd.errors import IdReuse, StartError, Unavailable
+from chatd.errors import IdReuse, OutcomeUnknown, StartError, Unavailable
 from chatd.model import Advance, Appended, Draft, Durability, Grown, Marks, MarksView, Message, peer_of
 from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts
 from chatd.store.redis import checks
 from chatd.store.redis.accounts import RedisAccounts
-from chatd.store.redis.engine import Command, Engine
+from chatd.store.redis.engine import Engine, whole
 from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id
+from chatd.store.redis.node import RETRY_AFTER_MS, Command, refused
 from chatd.store.redis.presence import RedisPresence
 from chatd.store.redis.push import RedisPush
 
 FENCE_STANDS_S = 86_400
 SEQ_END = 2**53
 NOTHING = b"0 0 0 0 0 0 0 0 0 0"  # the state of a conversation without messages, see common.lua
+LISTED_MAX = 100_000
+FENCED = b"fenced"
+OVERTAKEN = "this commit was overtaken by a search for its messages"
 DUPLICATE, REUSED, HIDDEN = 1, 2, 4
 
 _pack = msgspec.msgpack.encode
@@ -55,6 +59,11 @@ class _Work:
         self.drafts: list[tuple[int, str, str, int]] = []
         self.advances: dict[tuple[int, str], tuple[int, int]] = {}  # (member, device) → delivered, read: maxima
 
+    def packed(self, conv: str) -> tuple[object, ...]:
+        """What the script takes of it."""
+        advances = [(*key, *marks) for key, marks in self.advances.items()]
+        return conv, tuple(dict.fromkeys(self.pair)), bucket_of(conv), self.drafts, advances
+
 
 class RedisStore(RedisPush, RedisAccounts, RedisPresence):
     """`Store` over Redis 7 or later. See chatd.store.base for what it promises."""
@@ -71,6 +80,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         self._durability: Durability = "memory"
         self._writer = secrets.token_hex(8)
         self._epoch = 0  # numbers this object's commits
+        self._listed: set[str] = set()  # conversations that are in the index of all of them, as far as is known
         self._astray = 0  # the newest commit that may still be on its way
 
     @property
@@ -104,6 +114,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
 
     # --- logs and marks ----------------------------------------------------------------------------------
 
+    @whole
     async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
         """One call of one script for all of it."""
         self.engine.check_open()
@@ -111,27 +122,68 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         if not work:
             return Committed((), ())
         self._epoch = epoch = self._epoch + 1
-        arg = _pack(
-            [
-                (
-                    conv,
-                    tuple(dict.fromkeys(one.pair)),
-                    bucket_of(conv),
-                    one.drafts,
-                    [(*key, *marks) for key, marks in one.advances.items()],
-                )
-                for conv, one in work.items()
-            ]
-        )
-        command = self.engine.script("commit", next(iter(work)), self._writer, epoch, "1", arg)
         try:
-            answer = await self.engine.one(command, write=True)
+            if self.engine.cluster:
+                done = await self._commit_apart(work, epoch)
+            else:
+                done = await self._commit_at_once(work, epoch)
         except BaseException:  # also when the caller does not wait for it any more
             self._astray = max(self._astray, epoch)
             raise
-        if answer == b"fenced":
-            raise Unavailable("this commit was overtaken by a search for its messages")
-        return _committed(drafts, advances, work, _decode(answer))
+        return _committed(drafts, advances, work, done)
+
+    async def _commit_at_once(self, work: dict[str, _Work], epoch: int) -> list[_Done]:
+        """On one server: everything in one step."""
+        arg = _pack([one.packed(conv) for conv, one in work.items()])
+        command = self.engine.script("commit", next(iter(work)), self._writer, epoch, "1", arg)
+        answer = await self.engine.one(command, write=True)
+        if answer == FENCED:
+            raise Unavailable(OVERTAKEN)
+        return _decode(answer)
+
+    async def _commit_apart(self, work: dict[str, _Work], epoch: int) -> list[_Done]:
+        """In a cluster: a step a conversation, and before and after them a note in the slots of the users.
+
+        Each conversation's part is stored or not as a whole. If it is not known of all, the outcome is unknown; who
+        dies before the third round trip leaves a note, by which the next listing finds what it did not move.
+        """
+        token = f" {self._writer}.{epoch}"
+        touched: dict[str, list[str]] = {}
+        for conv, one in work.items():
+            for user in set(one.pair):
+                touched.setdefault(user, []).append(conv)
+        notes = [
+            self.engine.script("touch", user, user, _pack([conv + token for conv in convs]))
+            for user, convs in touched.items()
+        ]
+        notes += [("ZADD", self.engine.key(bucket_of(conv), "convs"), 0, conv) for conv in work.keys() - self._listed]
+        try:
+            await self.engine.run(notes, write=True)
+        except OutcomeUnknown as exc:
+            raise Unavailable(str(exc)) from exc  # nothing but notes were written
+        if len(self._listed) > LISTED_MAX:
+            self._listed.clear()
+        self._listed.update(work)
+        commits = [
+            self.engine.script("commit", conv, self._writer, epoch, "0", _pack([one.packed(conv)]))
+            for conv, one in work.items()
+        ]
+        answers = await self.engine.outcomes(commits, write=True)
+        bad = [one for one in answers if isinstance(one, Exception) or one == FENCED]
+        if bad:
+            known = len(bad) == len(answers) and all(one == FENCED or refused(one) for one in bad)
+            text = OVERTAKEN if bad[0] == FENCED else str(bad[0])
+            raise Unavailable(text, retry_after_ms=RETRY_AFTER_MS) if known else OutcomeUnknown(text)
+        done = [_decode(answer)[0] for answer in answers]
+        changed = {conv: int(one.changed) for conv, one in zip(work, done, strict=True)}
+        await self.engine.outcomes(  # what fails here is in the notes
+            [
+                self.engine.script("settle", user, user, token, _pack([(conv, changed[conv]) for conv in convs]))
+                for user, convs in touched.items()
+            ],
+            write=True,
+        )
+        return done
 
     async def find(self, conv: str, sender: str, id: str) -> Message | None:
         """Asked where it is written; a commit of this process that may still be on its way comes too late then."""
@@ -199,9 +251,12 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         conv = f"{min(user, peer)}:{max(user, peer)}"
         pair = pair_of(conv)
         users = _pack(tuple(dict.fromkeys(pair)))
-        args = (conv, pair.index(user), pair.index(peer), int(on), "1", users)
+        args = (conv, pair.index(user), pair.index(peer), int(on), int(not self.engine.cluster), users)
         listed: Command = ("SADD" if on else "SREM", self.engine.key(user, "blocks"), peer)
         commands = [self.engine.script("block", conv, *args), listed]
+        if self.engine.cluster and not on:
+            moved = _pack([(conv, 1)])
+            commands += [self.engine.script("settle", one, one, "", moved) for one in dict.fromkeys(pair)]
         await self.engine.run(commands, write=True)
 
     async def blocks(self, user: str) -> Sequence[str]:
@@ -215,6 +270,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         """See `MessageStore.probe`."""
         await self.engine.one(("SET", f"{self.engine.prefix}probe", self._writer), write=True)
 
+    @whole
     async def counts(self) -> Counts:
         """Counted one by one, so that they are the totals of what is there."""
         conversations = messages = 0

@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from chatd.model import Account, Device
-from chatd.store.redis.engine import TAGS_PER_CALL_MAX, Command, Engine
+from chatd.store.redis.engine import TAGS_PER_CALL_MAX, Engine, whole
+from chatd.store.redis.node import Command
 
 ACCOUNT: Final = ("password", "admin", "disabled", "created", "shows", "deleted")
 NAMES_TAG: Final = "=users"
@@ -30,6 +31,7 @@ class RedisAccounts:
     def _load_account(self, user: str) -> Command:
         return ("HMGET", self.engine.key(user, "account"), *ACCOUNT)
 
+    @whole
     async def add_account(self, account: Account) -> bool:
         """See `AccountStore`."""
         return await self._add(account, "") == 1
@@ -46,6 +48,7 @@ class RedisAccounts:
         """See `AccountStore`."""
         return _account(user, await self.engine.one(self._load_account(user), write=False))
 
+    @whole
     async def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
         """See `AccountStore`."""
         found: list[Account] = []
@@ -79,6 +82,7 @@ class RedisAccounts:
         """See `AccountStore`."""
         return await self._set(user, "disabled", int(disabled))
 
+    @whole
     async def delete_account(self, user: str) -> bool:
         """See `AccountStore`."""
         tokens = await self.engine.one(self.engine.script("delete_account", user, user), write=True)
@@ -93,6 +97,7 @@ class RedisAccounts:
     def _token(self, token: str) -> str:
         return self.engine.key(f"token={token}", "device")
 
+    @whole
     async def put_device(self, device: Device, token_hash: bytes | None) -> None:
         """See `AccountStore`."""
         one, token = device, "" if token_hash is None else token_hash.hex()
@@ -106,6 +111,7 @@ class RedisAccounts:
         if old is not None and old.decode() != token:
             await self.engine.one(("DEL", self._token(old.decode())), write=True)
 
+    @whole
     async def identity(self, token_hash: bytes) -> tuple[Device, Account] | None:
         """See `AccountStore`."""
         token = token_hash.hex()
@@ -138,6 +144,7 @@ class RedisAccounts:
         ]
         return sorted(found, key=lambda one: (one.created_ms, one.device))
 
+    @whole
     async def remove_device(self, user: str, device: str) -> bool:
         """See `AccountStore`."""
         removed, token = await self.engine.one(self.engine.script("remove_device", user, user, device), write=True)
@@ -152,6 +159,7 @@ class RedisAccounts:
         key = self.engine.key(f"invite={invite_hash.hex()}", "invite")
         await self.engine.one(("HSET", key, "admin", int(admin), "expires", expires_ms), write=True)
 
+    @whole
     async def redeem_invite(self, invite_hash: bytes, account: Account, now_ms: int) -> bool | None:
         """Claimed, used, dropped; or claimed and let go. See invite.lua."""
         invite = invite_hash.hex()

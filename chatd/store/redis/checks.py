@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from chatd.errors import StartError, Unavailable
 from chatd.model import Durability
 from chatd.store.redis.engine import Engine
 
 VERSION_MIN = (7, 0)
+WEAKEST_FIRST: Final[tuple[Durability, ...]] = ("memory", "os", "fsync")
 
 
 async def durability(engine: Engine, said: Literal["auto", "fsync", "os", "memory"]) -> Durability:
@@ -16,15 +18,16 @@ async def durability(engine: Engine, said: Literal["auto", "fsync", "os", "memor
 
     ``fsync`` only with appendonly yes and appendfsync always; ``os`` with everysec, which survives the end of the
     Redis process and loses up to a second with the machine; else ``memory``.
+    The weakest server of a cluster counts.
     Raises: StartError – it is too old, or throws keys away when its memory is full; Unavailable.
     """
-    info = (await engine.one(("INFO", "server"), write=False)).decode()
-    found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    version = found.get("redis_version", "0.0")
-    if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
-        raise StartError(f"store.redis_url: Redis {version} is too old; chatd needs 7.0 or later")
+    for (info,) in await engine.everywhere(("INFO", "server")):
+        found = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        version = found.get("redis_version", "0.0")
+        if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
+            raise StartError(f"store.redis_url: Redis {version} is too old; chatd needs 7.0 or later")
     try:
-        config = await _config(engine)
+        configs = await _configs(engine)
     except Unavailable as exc:
         if said == "auto":
             raise StartError(
@@ -32,24 +35,32 @@ async def durability(engine: Engine, said: Literal["auto", "fsync", "os", "memor
                 "say in store.redis_durability what a commit survives there"
             ) from exc
         return said
-    if config.get("maxmemory", "0") != "0" and config.get("maxmemory-policy") != "noeviction":
+    return min((_of(config, said) for config in configs), key=WEAKEST_FIRST.index)
+
+
+def _of(config: Mapping[str, str], said: str) -> Durability:
+    """What one server makes of a commit. Raises: StartError – it will not do."""
+    policy, appendonly, appendfsync = (config.get(name) for name in ("maxmemory-policy", "appendonly", "appendfsync"))
+    if config.get("maxmemory", "0") != "0" and policy != "noeviction":
         raise StartError(
-            f"store.redis_url: maxmemory-policy is {config.get('maxmemory-policy')}: this Redis throws messages away "
+            f"store.redis_url: maxmemory-policy is {policy}: this Redis throws messages away "
             "when its memory is full; set it to noeviction"
         )
-    if config.get("appendonly") != "yes":
-        found_out: Durability = "memory"
-    else:
-        found_out = "fsync" if config.get("appendfsync") == "always" else "os"
-    if said == "fsync" and found_out != "fsync":
+    durability: Durability = "memory"
+    if appendonly == "yes":
+        durability = "fsync" if appendfsync == "always" else "os"
+    if said == "fsync" and durability != "fsync":
         raise StartError(
-            f"store.redis_durability: it says fsync, but Redis has appendonly {config.get('appendonly')} and "
-            f"appendfsync {config.get('appendfsync')}; set them to yes and always"
+            f"store.redis_durability: it says fsync, but Redis has appendonly {appendonly} and "
+            f"appendfsync {appendfsync}; set them to yes and always"
         )
-    return found_out
+    return durability
 
 
-async def _config(engine: Engine) -> dict[str, str]:
+async def _configs(engine: Engine) -> list[dict[str, str]]:
     names = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
-    flat = await engine.one(("CONFIG", "GET", *names), write=False)
-    return dict(zip((one.decode() for one in flat[::2]), (one.decode() for one in flat[1::2]), strict=True))
+    found = []
+    for (flat,) in await engine.everywhere(("CONFIG", "GET", *names)):
+        texts = [one.decode() for one in flat]
+        found.append(dict(zip(texts[::2], texts[1::2], strict=True)))
+    return found

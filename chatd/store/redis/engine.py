@@ -1,103 +1,87 @@
-"""The way to Redis: a bounded pool of connections, scripts by their hash, and every driver error translated once.
+"""The way to Redis, one server or a cluster: which command goes where, scripts that are loaded when they are missing.
 
-A round trip is one `Engine.run`: many commands, one write to the socket, one answer each. Nothing is repeated behind
-the caller's back, for a repeated write would hide that the first one may have happened.
+A round trip is one `Engine.run`: many commands, one write to each server concerned. A cluster that moves a slot refuses
+what comes for it before it does anything, so such a command, and only such a one, is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from contextvars import ContextVar
+from functools import wraps
+from itertools import chain
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from redis import exceptions
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 
 from chatd.errors import OutcomeUnknown, Unavailable
+from chatd.store.redis.node import Command, Node, refused, translated
+from chatd.store.redis.scripting import SCRIPTS
 
-Command: TypeAlias = "tuple[str | bytes | int, ...]"
+P = ParamSpec("P")
 T = TypeVar("T")
 
 TAGS_PER_CALL_MAX = 1_000
-RETRY_AFTER_MS = 500
-# What Redis says before it has done anything; anything else may have happened half-way.
-REFUSED: Final = (
-    exceptions.AuthenticationError,
-    exceptions.AuthorizationError,
-    exceptions.BusyLoadingError,
-    exceptions.MasterDownError,
-    exceptions.NoPermissionError,
-    exceptions.NoScriptError,
-    exceptions.OutOfMemoryError,
-    exceptions.ReadOnlyError,
-)
-REFUSED_CODES: Final = (
-    "BUSY",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "NOAUTH",
-    "NOREPLICAS",
-    "NOSCRIPT",
-    "OOM",
-    "READONLY",
-)
+SENT_AGAIN_MAX = 8
+SENT_AGAIN_S = 0.05
+KEYLESS = frozenset({"PING", "INFO", "CONFIG", "SCRIPT", "CLUSTER"})
 
 
-class Script:
-    """A Lua file of this package. ``sha``: what EVALSHA calls it."""
-
-    def __init__(self, name: str, common: str, text: str) -> None:
-        first, _, rest = text.partition("\n")
-        self.name = name
-        self.text = f"{first}\n{common}{rest}"
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)
 
 
-def _scripts() -> dict[str, Script]:
-    folder = files("chatd.store.redis") / "scripts"
-    texts = {path.name.removesuffix(".lua"): path.read_text("utf-8") for path in folder.iterdir()}
-    common = texts.pop("common")
-    return {name: Script(name, common, text) for name, text in sorted(texts.items())}
+class _HasEngine(Protocol):
+    engine: Engine
 
 
-SCRIPTS: Final = _scripts()
+S = TypeVar("S", bound=_HasEngine)
+
+
+def whole(method: Callable[Concatenate[S, P], Awaitable[T]]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """For a method of several round trips: once it has begun, a close waits for the last one."""
+
+    @wraps(method)
+    async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.engine.call():
+            return await method(self, *args, **kwargs)
+
+    return run
 
 
 class Engine:
-    """``url``: as redis-py takes it, with user, password and database. ``prefix``: before every key.
+    """``url``: of the server, or of any one of a cluster. ``prefix``: before every key.
 
-    ``timeout_s``: for getting a connection, and for each round trip. ``round_trips``: how many there were.
+    ``round_trips``: how many there were, to any server.
     """
 
     def __init__(self, url: str, *, prefix: str, timeout_s: float, connections_max: int) -> None:
         self.prefix: Final = prefix
+        self.cluster = False
         self.round_trips = 0
-        self._timeout_s = timeout_s
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections_max,
-            timeout=None,  # the time is kept here: the driver's way of it can swallow a cancellation in Python 3.11
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
+        self._url, self._timeout_s, self._connections_max = url, timeout_s, connections_max
+        self.home = self._node()
+        self._nodes: dict[tuple[str, int], Node] = {}
+        self._slots: list[Node] = []
+        self._stale = True
         self._opened = False
         self._under_way = 0
         self._idle = asyncio.Event()
 
+    def _node(self, address: tuple[str, int] | None = None) -> Node:
+        return Node(self._url, timeout_s=self._timeout_s, connections_max=self._connections_max, address=address)
+
     async def open(self) -> None:
-        """Load the scripts. Raises: Unavailable – with the reason."""
+        """Find out what it is, load the scripts. Raises: Unavailable – with the reason."""
         self._opened = True
         try:
-            await self.run([("PING",)], write=False)
+            info = await self.one(("INFO", "cluster"), write=False)
+            if b"cluster_enabled:1" in info:
+                await self._look_around()
+                self.cluster = True
             await self._load()
         except BaseException:
             await self.close()
@@ -109,7 +93,8 @@ class Engine:
         self._idle.clear()
         if self._under_way:
             await self._idle.wait()
-        await self._pool.disconnect()
+        for node in (self.home, *self._nodes.values()):
+            await node.close()
 
     def check_open(self) -> None:
         """Raises: Unavailable – the store is closed."""
@@ -117,13 +102,18 @@ class Engine:
             raise Unavailable("the store is closed")
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
-        self.check_open()
+    def call(self) -> Iterator[None]:
+        """A call under way, of one round trip or, around others, of several. Raises: Unavailable – closed."""
+        inside = _inside.get()
+        if not inside:
+            self.check_open()
+        token = _inside.set(True)
         self._under_way += 1
         try:
             yield
         finally:
             self._under_way -= 1
+            _inside.reset(token)
             if not self._under_way:
                 self._idle.set()
 
@@ -138,8 +128,9 @@ class Engine:
         return ("EVALSHA", SCRIPTS[name].sha, 1, self.key(tag, ""), self.prefix, *args)
 
     def parts(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """Items whose keys one script call may reach, in their order; on one server that is many at a time."""
-        return [items[at : at + TAGS_PER_CALL_MAX] for at in range(0, len(items), TAGS_PER_CALL_MAX)]
+        """Items, each of a tag of its own, that one script call may reach: many on one server, one in a cluster."""
+        size = 1 if self.cluster else TAGS_PER_CALL_MAX
+        return [items[at : at + size] for at in range(0, len(items), size)]
 
     # --- the round trip ----------------------------------------------------------------------------------
 
@@ -148,78 +139,135 @@ class Engine:
         return (await self.run([command], write=write))[0]
 
     async def run(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
-        """Run commands in order, in one round trip; their answers, of bytes, integers, lists and None.
+        """Run commands, in order on each server; their answers, of bytes, integers, lists and None.
 
         ``write``: they change something. Raises: Unavailable – nothing was done, or nothing that matters.
         OutcomeUnknown – of a write: some of it may have been done, or may still be.
         """
-        with self._call():
-            if not commands:
-                return []
-            answers = await self._exchange(commands, write=write)
-            missing = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if missing:  # the server is a new one, or forgot its scripts
-                await self._load()
-                for n, again in zip(
-                    missing, await self._exchange([commands[n] for n in missing], write=write), strict=True
-                ):
-                    answers[n] = again
-        failed = [answer for answer in answers if isinstance(answer, RedisError)]
+        answers = await self.outcomes(commands, write=write)
+        failed = [answer for answer in answers if isinstance(answer, Exception)]
         if failed:
-            nothing_done = len(failed) == len(answers) and all(_refused(answer) for answer in failed)
-            raise _translated(failed[0], unknown=write and not nothing_done) from failed[0]
+            nothing_done = len(failed) == len(answers) and all(refused(answer) for answer in failed)
+            raise translated(failed[0], unknown=write and not nothing_done) from failed[0]
         return answers
+
+    async def outcomes(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
+        """The same, with an exception in the place of an answer. Raises: Unavailable – closed, or nobody to ask."""
+        with self.call():
+            answers = await self._sent(commands, write=write)
+            for _ in range(SENT_AGAIN_MAX):
+                again = [n for n, answer in enumerate(answers) if isinstance(answer, (NoScriptError, AskError))]
+                later = [n for n, answer in enumerate(answers) if isinstance(answer, (TryAgainError, ClusterDownError))]
+                if not again and not later:
+                    break
+                if later:  # a slot is on its way, or a server is being replaced
+                    await asyncio.sleep(SENT_AGAIN_S)
+                again += later
+                cured = await self._again(commands, answers, again, write=write)
+                for n, answer in zip(again, cured, strict=True):
+                    answers[n] = answer
+            return answers
+
+    async def _again(
+        self, commands: Sequence[Command], answers: Sequence[Any], which: Sequence[int], *, write: bool
+    ) -> list[Any]:
+        """Send those again that were refused for a reason that can be cured."""
+        try:
+            if any(isinstance(answers[n], NoScriptError) for n in which):  # a server is new, or forgot its scripts
+                await self._load()
+            return await self._cured(commands, answers, which, write=write)
+        except Unavailable as exc:  # the others may be done
+            return [exc] * len(which)
+
+    async def _cured(
+        self, commands: Sequence[Command], answers: Sequence[Any], which: Sequence[int], *, write: bool
+    ) -> list[Any]:
+        self._stale = self._stale or any(isinstance(answers[n], (MovedError, ClusterDownError)) for n in which)
+        asked = {n: answers[n] for n in which if type(answers[n]) is AskError}
+        sent: dict[int, Any] = {}
+        for n, ask in asked.items():  # the slot is between two servers, and this key is at the new one already
+            node = self._known((str(ask.host), int(ask.port)))
+            self.round_trips += 1
+            sent[n] = (await self._safely(node, [("ASKING",), commands[n]], write=write))[-1]
+        rest = [n for n in which if n not in asked]
+        sent.update(zip(rest, await self._sent([commands[n] for n in rest], write=write), strict=True))
+        return [sent[n] for n in which]
+
+    async def _sent(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
+        """One exchange with each server concerned, at the same time."""
+        if not commands:
+            return []
+        if not self.cluster:
+            self.round_trips += 1
+            return await self._safely(self.home, commands, write=write)
+        if self._stale:
+            await self._look_around()
+        groups: defaultdict[Node, list[int]] = defaultdict(list)
+        for n, command in enumerate(commands):
+            groups[self._slots[key_slot(_key_of(command))]].append(n)
+        self.round_trips += len(groups)
+        calls = [self._safely(node, [commands[n] for n in which], write=write) for node, which in groups.items()]
+        answers: list[Any] = [None] * len(commands)
+        for which, part in zip(groups.values(), await asyncio.gather(*calls), strict=True):
+            for n, answer in zip(which, part, strict=True):
+                answers[n] = answer
+        return answers
+
+    async def _safely(self, node: Node, commands: Sequence[Command], *, write: bool) -> list[Any]:
+        try:
+            return await node.exchange(commands, write=write)
+        except (Unavailable, OutcomeUnknown) as exc:
+            self._stale = True  # it may have been replaced
+            return [exc] * len(commands)
+
+    async def everywhere(self, *commands: Command) -> list[list[Any]]:
+        """Run commands that have no keys on every server that takes writes. Raises: Unavailable."""
+        nodes = list(dict.fromkeys(self._slots)) if self.cluster else [self.home]
+        with self.call():
+            self.round_trips += len(nodes)
+            found = await asyncio.gather(*(node.exchange(commands, write=False) for node in nodes))
+        for answer in chain.from_iterable(found):
+            if isinstance(answer, Exception):
+                raise translated(answer, unknown=False) from answer
+        return list(found)
 
     async def _load(self) -> None:
-        """Give the server all scripts; it forgets them when it restarts."""
-        with self._call():
-            answers = await self._exchange([("SCRIPT", "LOAD", one.text) for one in SCRIPTS.values()], write=False)
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise _translated(answer, unknown=False) from answer
+        await self.everywhere(*(("SCRIPT", "LOAD", script.text) for script in SCRIPTS.values()))
 
-    async def _exchange(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
-        """Send and read; an error that Redis answered with stands in the place of its answer."""
-        pool = self._pool
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                connection = await cast(Any, pool).get_connection()
-        except (RedisError, OSError) as exc:
-            raise _translated(exc, unknown=False) from exc
-        try:
-            self.round_trips += 1
-            async with asyncio.timeout(self._timeout_s):
-                return await self._talk(connection, commands)
-        except (RedisError, OSError) as exc:
-            # LOADING is an answer, too, though the driver calls it a lost connection.
-            raise _translated(exc, unknown=write and not isinstance(exc, BusyLoadingError)) from exc
-        finally:
-            await pool.release(connection)
+    # --- the cluster -------------------------------------------------------------------------------------
 
-    async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-        answers: list[Any] = []
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for _ in commands:
-                try:
-                    answers.append(await connection.read_response(disable_decoding=True))
-                except ResponseError as exc:
-                    answers.append(exc)
-        finally:
-            if len(answers) < len(commands):  # what else comes on this connection would be taken for another's answer
-                await connection.disconnect(nowait=True)
-        return answers
+    def _known(self, address: tuple[str, int]) -> Node:
+        if address not in self._nodes:
+            self._nodes[address] = self._node(address)
+        return self._nodes[address]
+
+    async def _look_around(self) -> None:
+        """Ask the first that answers which server has which slot. Raises: Unavailable – nobody, or none has one."""
+        reason: Exception = Unavailable("Redis: no server of the cluster answers")
+        for node in (self.home, *self._nodes.values()):
+            try:
+                (ranges,) = await node.exchange([("CLUSTER", "SLOTS")], write=False)
+            except Unavailable as exc:
+                reason = exc
+                continue
+            if isinstance(ranges, Exception):
+                reason = translated(ranges, unknown=False)
+                continue
+            slots: list[Node | None] = [None] * 16_384
+            for first, last, master, *_ in ranges:
+                host = master[0].decode() or node.address[0]
+                slots[first : last + 1] = [self._known((host, master[1]))] * (last + 1 - first)
+            found = [slot for slot in slots if slot is not None]
+            if len(found) == len(slots):
+                self._slots, self._stale = found, False
+                return
+            reason = Unavailable("Redis: the cluster has slots that no server serves")
+        raise reason
 
 
-def _refused(error: RedisError) -> bool:
-    return isinstance(error, REFUSED) or str(error).partition(" ")[0] in REFUSED_CODES
-
-
-def _translated(error: Exception, *, unknown: bool) -> Unavailable | OutcomeUnknown:
-    """The contract's error for one of the driver's or the server's."""
-    text = f"Redis: {str(error) or type(error).__name__}"
-    if isinstance(error, TimeoutError):
-        text = "Redis does not answer in time (store.redis_timeout_s)"
-    elif isinstance(error, exceptions.ConnectionError) and not isinstance(error, BusyLoadingError):
-        text = f"Redis cannot be reached: {error}"
-    return OutcomeUnknown(text) if unknown else Unavailable(text[:300], retry_after_ms=RETRY_AFTER_MS)
+def _key_of(command: Command) -> bytes:
+    """The key that says where a command goes."""
+    if command[0] in KEYLESS:
+        return b""
+    key = command[3] if command[0] == "EVALSHA" else command[1]
+    return key if isinstance(key, bytes) else str(key).encode()

@@ -9,10 +9,12 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from chatd.model import ConversationPage, ConversationView, peer_of
-from chatd.store.redis.engine import TAGS_PER_CALL_MAX, Engine
+from chatd.store.redis.engine import TAGS_PER_CALL_MAX, Engine, whole
 from chatd.store.redis.names import bucket_tag, message, pair_of
+from chatd.store.redis.node import Command
 
 _NUMBERS: Final = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16}){0,2}\Z", re.ASCII)
+TOUCHING_S_MAX: Final = 600  # a commit that is not done by then is not done at all
 _pack = msgspec.msgpack.encode
 
 
@@ -39,6 +41,7 @@ class RedisLists:
     engine: Engine
     _incarnation: str
 
+    @whole
     async def conversations(
         self,
         user: str,
@@ -53,7 +56,10 @@ class RedisLists:
         if walk := self._numbers(cursor, 3):  # it carries what its walk began with
             newer, older, shown = walk
         command = self.engine.script("page", user, user, limit, newer, older, shown)
-        newer, shown, flat = await self.engine.one(command, write=False)
+        newer, shown, flat, touching = await self.engine.one(command, write=False)
+        if touching:
+            await self._repair(user)
+            newer, shown, flat, _ = await self.engine.one(command, write=False)
         convs = [name.decode() for name in flat[: 2 * limit : 2]]
         more = None
         if len(flat) > 2 * limit:
@@ -94,9 +100,21 @@ class RedisLists:
 
     async def _convs(self, user: str) -> list[str]:
         """All the user's conversations, newest change first."""
-        names = await self.engine.one(("ZRANGE", self.engine.key(user, "convs"), 0, -1, "REV"), write=False)
+        load: list[Command] = [
+            ("ZRANGE", self.engine.key(user, "convs"), 0, -1, "REV"),
+            ("ZCARD", self.engine.key(user, "touching")),
+        ]
+        names, touching = await self.engine.run(load, write=False)
+        if touching:
+            await self._repair(user)
+            names, _ = await self.engine.run(load, write=False)
         return [name.decode() for name in names]
 
+    async def _repair(self, user: str) -> None:
+        """Let what a commit is touching count as changed. See touch.lua."""
+        await self.engine.one(self.engine.script("repair", user, user, TOUCHING_S_MAX), write=True)
+
+    @whole
     async def enroll(
         self, user: str, device: str, *, initial_history: int, newest_max: int, again: bool = False
     ) -> None:

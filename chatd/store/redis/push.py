@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import msgspec
 
 from chatd.model import Owed, Pushed, Subscription, Unpushed, UnpushedPage, members_of, peer_of
-from chatd.store.redis.engine import Command, Engine
+from chatd.store.redis.engine import Engine, whole
 from chatd.store.redis.lists import RedisLists, Seen
 from chatd.store.redis.names import BUCKETS, bucket_tag, message, pair_of
+from chatd.store.redis.node import Command
 
 _pack = msgspec.msgpack.encode
 
@@ -51,6 +52,7 @@ class RedisPush(RedisLists):
 
     # --- what is owed ------------------------------------------------------------------------------------
 
+    @whole
     async def owed(self, conv: str, user: str) -> Owed:
         """See `PushStore`."""
         convs = await self._convs(user)
@@ -67,6 +69,7 @@ class RedisPush(RedisLists):
     async def _badge(self, user: str, convs: Sequence[str]) -> int:
         return sum(one.unread for one in await self._views(user, convs))
 
+    @whole
     async def badge(self, user: str) -> int:
         """See `PushStore`."""
         return await self._badge(user, await self._convs(user))
@@ -81,6 +84,7 @@ class RedisPush(RedisLists):
         parts = self.engine.parts(told)
         await self.engine.run([self.engine.script("pushed", part[0][0], _pack(part)) for part in parts], write=True)
 
+    @whole
     async def unpushed(
         self, *, cursor: str | None = None, limit: int, newer_than_ms: int, every_user: bool
     ) -> UnpushedPage:

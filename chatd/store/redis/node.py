@@ -1,0 +1,120 @@
+"""One Redis server: a bounded pool of connections, one round trip at a time, and every driver error translated once.
+
+Nothing is repeated here, for a repeated write would hide that the first one may have happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias, cast
+
+from redis import exceptions
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+
+from chatd.errors import OutcomeUnknown, Unavailable
+
+Command: TypeAlias = "tuple[str | bytes | int, ...]"
+
+RETRY_AFTER_MS = 500
+# What Redis says before it has done anything; anything else may have happened half-way.
+REFUSED: Final = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.BusyLoadingError,
+    exceptions.ClusterDownError,
+    exceptions.AskError,
+    exceptions.NoPermissionError,
+    exceptions.NoScriptError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
+REFUSED_CODES: Final = ("BUSY", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM")
+
+
+class Node:
+    """``url``: as redis-py takes it, with user, password and database. ``address``: another server, found by this one.
+
+    ``timeout_s``: for getting a connection, and for each round trip.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float, connections_max: int, address: tuple[str, int] | None = None
+    ) -> None:
+        self._timeout_s = timeout_s
+        self.pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections_max,
+            timeout=None,  # the time is kept here: the driver's way of it can swallow a cancellation in Python 3.11
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        if address is not None:
+            self.pool.connection_kwargs.update(host=address[0], port=address[1])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; of a socket in the file system its path and 0."""
+        known = self.pool.connection_kwargs
+        return str(known.get("host", known.get("path", "localhost"))), int(known.get("port", 6379))
+
+    async def exchange(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
+        """Send and read; an error that Redis answered with stands in the place of its answer.
+
+        Raises: Unavailable – nothing was sent. OutcomeUnknown – of a write: it was, and there is no answer.
+        """
+        pool = self.pool
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                connection = await cast(Any, pool).get_connection()
+        except (RedisError, OSError) as exc:
+            raise translated(exc, unknown=False) from exc
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._talk(connection, commands)
+        except (RedisError, OSError) as exc:
+            # LOADING is an answer, too, though the driver calls it a lost connection.
+            raise translated(exc, unknown=write and not isinstance(exc, BusyLoadingError)) from exc
+        finally:
+            await pool.release(connection)
+
+    async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+        answers: list[Any] = []
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response(disable_decoding=True))
+                except ResponseError as exc:
+                    answers.append(exc)
+        finally:
+            if len(answers) < len(commands):  # what else comes on this connection would be taken for another's answer
+                await connection.disconnect(nowait=True)
+        return answers
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.pool.disconnect()
+
+
+def refused(error: Exception) -> bool:
+    """Whether this error means that nothing was done."""
+    return isinstance(error, (Unavailable, *REFUSED)) or str(error).partition(" ")[0] in REFUSED_CODES
+
+
+def translated(error: Exception, *, unknown: bool) -> Unavailable | OutcomeUnknown:
+    """The contract's error for one of the driver's or the server's."""
+    text = f"Redis: {str(error) or type(error).__name__}"
+    if isinstance(error, (Unavailable, OutcomeUnknown)):
+        text = str(error)
+    elif isinstance(error, TimeoutError):
+        text = "Redis does not answer in time (store.redis_timeout_s)"
+    elif isinstance(error, exceptions.ConnectionError) and not isinstance(error, BusyLoadingError):
+        text = f"Redis cannot be reached: {error}"
+    return OutcomeUnknown(text) if unknown else Unavailable(text[:300], retry_after_ms=RETRY_AFTER_MS)
