@@ -21,7 +21,7 @@ from chatd.settings import Settings
 if TYPE_CHECKING:
     from chatd.routing.router import Router
 
-ROUTER_FILES = 16_384
+ROUTER_FILES = 65_536
 END_S_AHEAD = 0.5
 """A worker that hangs is killed so long before `END_GRACE_S` is over."""
 

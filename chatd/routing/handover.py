@@ -3,7 +3,8 @@
 Over a unix socket that keeps messages apart (SOCK_SEQPACKET; Linux). The worker listens, and any number of routers
 connect. One message is one thing:
 
-- worker → router: ``ready`` – send me connections; ``draining`` – send no more, and hang up.
+- worker → router: ``ready`` – send me connections; said each second, or the worker counts as stuck. ``draining`` –
+  send no more, and hang up.
 - router → worker: ``C`` and the bytes read so far, with one file descriptor – a connection; ``R`` and JSON
   ``{"me": name, "ring": {name: weight}}`` – who is ready now, so that a worker can send home who belongs elsewhere.
 
@@ -32,6 +33,9 @@ MESSAGE_BYTES_MAX = 32_768
 TURN_CONNECTIONS_MAX = 64
 WAITING_CONNECTIONS_MAX = 1_024
 RETRY_S = 0.05
+READY_EVERY_S = 1.0
+SILENT_S_MAX = 5.0
+"""A worker that is silent for so long gets no more connections until it says ``ready`` again."""
 SEND_BUFFER_BYTES = 1_048_576
 DESCRIPTORS_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 _BACKLOG = 16
@@ -74,14 +78,14 @@ class Link:
         self._socket: socket.socket | None = None
         self._view: View | None = None
         self._gone: asyncio.Future[None] | None = None
+        self._heard = False
 
     async def run(self) -> None:
         """Connect, wait for the end of the connection, and again, until cancelled."""
         try:
             while True:
                 if self._connect():
-                    self._gone = asyncio.get_running_loop().create_future()
-                    await self._gone
+                    await self._listen()
                 await asyncio.sleep(RETRY_S)
         finally:
             self._hang_up()
@@ -118,6 +122,18 @@ class Link:
         asyncio.get_running_loop().add_reader(link, self._readable, link)
         return True
 
+    async def _listen(self) -> None:
+        """Until the connection ends; meanwhile, notice a worker that has become silent."""
+        self._gone = asyncio.get_running_loop().create_future()
+        while not self._gone.done():
+            self._heard = False
+            await asyncio.wait([self._gone], timeout=SILENT_S_MAX)
+            if self.ready and not self._heard:
+                log.warning("worker_silent", worker=self.name, for_s=SILENT_S_MAX)
+                self.ready = False
+                self._on_change()
+                self._give_back()
+
     def _readable(self, link: socket.socket) -> None:
         try:
             word = link.recv(64)
@@ -126,8 +142,10 @@ class Link:
         except OSError:
             word = b""
         if word == READY:
-            self.ready = True
-            self._on_change()
+            self._heard = True
+            if not self.ready:
+                self.ready = True
+                self._on_change()
         else:
             self._hang_up()
 
@@ -172,6 +190,9 @@ class Link:
             self._gone.set_result(None)
         if was_ready:
             self._on_change()
+        self._give_back()
+
+    def _give_back(self) -> None:
         waiting, self._waiting = self._waiting, deque()
         for client in waiting:
             self._retry(client)
@@ -199,9 +220,13 @@ class Handover:
         self._routers: set[socket.socket] = set()
         self._entering: set[asyncio.Task[None]] = set()
         self._alone: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def listen(self) -> None:
-        """Listen; every router that connects is told ``ready``. What an earlier process left at the path goes."""
+        """Listen, and tell every router that connects ``ready``, again and again.
+
+        What an earlier process left at the path goes.
+        """
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -215,20 +240,19 @@ class Handover:
             raise
         self._listening = listening
         self._loop.add_reader(listening, self._accept, listening)
+        self._say_ready()
 
     async def drain(self, timeout_s: float) -> None:
         """Tell the routers to send no more, and serve what is under way until they have hung up."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._listening is not None:
             self._loop.remove_reader(self._listening)
             self._listening.close()
             self._listening = None
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
-        for router in list(self._routers):
-            try:
-                router.send(DRAINING)
-            except OSError:
-                self._forget(router)
+        self._tell_all(DRAINING)
         if self._routers:
             self._alone = self._loop.create_future()
             await asyncio.wait([self._alone], timeout=timeout_s)
@@ -245,9 +269,20 @@ class Handover:
         router.setblocking(False)
         self._routers.add(router)
         self._loop.add_reader(router, self._take, router)
+        self._tell(router, READY)
+
+    def _say_ready(self) -> None:
+        self._tell_all(READY)
+        self._timer = self._loop.call_later(READY_EVERY_S, self._say_ready)
+
+    def _tell_all(self, word: bytes) -> None:
+        for router in list(self._routers):
+            self._tell(router, word)
+
+    def _tell(self, router: socket.socket, word: bytes) -> None:
         try:
-            router.send(READY)
-        except OSError:
+            router.send(word)
+        except OSError:  # it does not read what it is told, or it is gone
             self._forget(router)
 
     def _take(self, router: socket.socket) -> None:

@@ -91,6 +91,19 @@ async def test_a_worker_that_hangs_is_killed_at_the_end(tmp_path: Path) -> None:
         await gone(running.pids)
 
 
+async def test_a_worker_that_hangs_is_passed_over_until_it_goes_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "--workers", "2") as running:
+        home, other = await running.home(MINE["worker-0"]), await running.home(MINE["worker-1"])
+        since = len(running.events)
+        os.kill(running.pid("worker-0"), signal.SIGSTOP)
+        since = await running.until("workers_ready", since, workers=["worker-1"])
+        assert await running.home(MINE["worker-0"]) == other
+        os.kill(running.pid("worker-0"), signal.SIGCONT)
+        await running.until("workers_ready", since, workers=["worker-0", "worker-1"])
+        assert await running.home(MINE["worker-0"]) == home
+        assert await running.end(signal.SIGTERM) == 0, running.said
+
+
 async def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
     async with cluster(tmp_path, "--workers", "1") as running:
         os.kill(running.pid("worker-0"), signal.SIGSTOP)

@@ -197,6 +197,29 @@ async def test_a_busy_worker_gets_its_connections_when_it_has_room(monkeypatch: 
         busy.close()
 
 
+async def test_a_worker_that_falls_silent_is_passed_over_until_it_speaks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "SILENT_S_MAX", 1.0)
+    monkeypatch.setattr(handover, "READY_EVERY_S", 0.05)
+    async with routing(["stuck", "fit"], start=False) as rig:
+        stuck = Busy(rig, "stuck")
+        await stuck.say_ready()
+        rig.start("fit")
+        await rig.until(["fit"])
+        user = next(u for n in range(100) if rig.router.ring.place(u := f"user-{n}") == "stuck")
+        assert (await rig.ask(_ws(user)))["worker"] == "fit"
+        monkeypatch.setattr(handover, "SILENT_S_MAX", 600.0)
+        stuck.link.send(handover.READY)
+        await rig.until(["stuck", "fit"])
+        reader, writer = await rig.connect()
+        writer.write(f"GET {_ws(user)} HTTP/1.1\r\n\r\n".encode())
+        async with asyncio.timeout(PATIENCE_S):
+            while not stuck.take():  # noqa: ASYNC110 - it is asked, not told
+                await asyncio.sleep(0)
+            assert (await reader.readline()).startswith(b"GET /v1/ws")
+        writer.close()
+        stuck.close()
+
+
 async def test_what_waits_for_a_worker_that_dies_goes_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "SEND_BUFFER_BYTES", 32_768)
     async with routing(["busy", "idle"], start=False) as rig:
