@@ -38,9 +38,9 @@ async def service() -> AsyncIterator[FakePushService]:
         yield service
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[ChatServer]:
-    async with ChatServer(store=request.param, users=USERS, settings=FAST) as server:
+@pytest.fixture
+async def server() -> AsyncIterator[ChatServer]:
+    async with ChatServer(store="sqlite", users=USERS, settings=FAST) as server:
         yield server
 
 

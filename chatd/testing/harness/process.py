@@ -113,16 +113,7 @@ class KillableServer:
 
     def faults(self) -> list[str]:
         """What its log tells of errors: there should be none, whatever the network does."""
-        found = []
-        for line in self._log.read_text().splitlines():
-            try:
-                entry = msgspec.json.decode(line, type=dict)
-            except msgspec.DecodeError:
-                found.append(line)  # a traceback that nobody caught
-                continue
-            if entry.get("level") in ("error", "critical"):
-                found.append(line)
-        return found
+        return faults_in(self._log)
 
     async def _order(self, line: str) -> dict[str, Any] | None:
         process = self._process
@@ -142,3 +133,17 @@ class KillableServer:
             await self.kill()
             raise HarnessError(f"the server said nothing for {timeout_s} s") from exc
         return msgspec.json.decode(line, type=dict[str, Any]) if line.endswith(b"\n") else None
+
+
+def faults_in(log: Path) -> list[str]:
+    """The lines of a log that tell of errors."""
+    found = []
+    for line in log.read_text().splitlines():
+        try:
+            entry = msgspec.json.decode(line, type=dict)
+        except msgspec.DecodeError:
+            found.append(line)  # a traceback that nobody caught
+            continue
+        if entry.get("level") in ("error", "critical"):
+            found.append(line)
+    return found
