@@ -9,7 +9,7 @@ import pytest
 
 from chatd import protocol
 from chatd.testing.harness.process import KillableServer
-from chatd.testing.harness.run import make_tokens
+from chatd.testing.harness.tokens import make_tokens
 from chatd.testing.speaker import Speaker
 
 FIRST = protocol.Send(id="01890000-0000-7000-8000-000000000001", to="bob", body="body 1")

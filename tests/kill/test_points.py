@@ -11,7 +11,7 @@ import pytest
 from chatd import protocol
 from chatd.store.sqlite import FILE_NAME, schema
 from chatd.testing.harness.process import KillableServer
-from chatd.testing.harness.run import make_tokens
+from chatd.testing.harness.tokens import make_tokens
 from chatd.testing.speaker import Speaker
 
 ID = "01890000-0000-7000-8000-000000000001"

@@ -27,7 +27,8 @@ from chatd.errors import EXIT_FAILED
 from chatd.store.redis import RedisStore
 from chatd.testing.harness.crowd import Talk
 from chatd.testing.harness.process import START_S_MAX, HarnessError, KillableServer, faults_in
-from chatd.testing.harness.run import CYCLES_PER_HISTORY, TALK_S_MAX, History, Summary, tokens_in
+from chatd.testing.harness.run import CYCLES_PER_HISTORY, TALK_S_MAX, History, Summary
+from chatd.testing.harness.tokens import tokens_in
 from chatd.testing.killing import Point
 from chatd.testing.redis_server import RedisServer, free_port
 from chatd.testing.server import GENEROUS

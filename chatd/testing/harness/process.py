@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from chatd.errors import ChatdError
+from chatd.testing.harness.tokens import make_tokens
 from chatd.testing.killing import Plant, Point
 
 START_S_MAX = 30.0
@@ -40,8 +41,6 @@ class KillableServer:
 
     async def make_tokens(self, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
         """Make the store with these users and their devices, while nothing serves."""
-        from chatd.testing.harness.run import make_tokens
-
         return await make_tokens(self.data_dir, users, devices)
 
     async def start(self, *, new_migrations: int = 0, die_in_migration: int = 0) -> bool:

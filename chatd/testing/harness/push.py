@@ -24,7 +24,7 @@ from chatd.errors import EXIT_FAILED
 from chatd.model import conv_of
 from chatd.protocol import new_message_id
 from chatd.testing.harness.process import HarnessError, KillableServer
-from chatd.testing.harness.run import make_tokens
+from chatd.testing.harness.tokens import make_tokens
 from chatd.testing.killing import PUSH_POINTS, Point
 from chatd.testing.push_service import FakePushService, FakeSubscription
 

@@ -15,11 +15,7 @@ from typing import Protocol
 import aiohttp
 from msgspec import Struct, field
 
-from chatd import protocol, settings
-from chatd.accounts import Accounts
-from chatd.passwords import Passwords
-from chatd.store.base import Store
-from chatd.store.sqlite import SqliteStore
+from chatd import protocol
 from chatd.testing.harness.crowd import Device, Talk, conversations
 from chatd.testing.harness.process import HarnessError, KillableServer
 from chatd.testing.harness.raw import RawDevice
@@ -28,7 +24,6 @@ from chatd.testing.history import Anomaly, Event, Recorder, check
 from chatd.testing.history.record import Counted, Final, Settled
 from chatd.testing.killing import POINTS, Plant, Point
 from chatd.testing.proxy import Proxy
-from chatd.testing.server import GENEROUS
 
 CYCLES_PER_HISTORY = 25  # then a new store, so that the cost of judging does not grow
 TALK_S_MAX = 0.35
@@ -91,31 +86,6 @@ async def run(cycles: int, *, seed: int, plant: Plant | None = None, stop_when_f
                         break
     summary.seconds = time.monotonic() - began_s
     return summary
-
-
-async def make_tokens(data_dir: Path, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Make a store with these users and their devices, while nothing serves. Returns: a token for each of them."""
-    return await tokens_in(SqliteStore(data_dir, settings.load(env={}, overrides=GENEROUS).store), users, devices)
-
-
-async def tokens_in(store: Store, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
-    """The same in any store."""
-    passwords = Passwords()
-    await store.open()
-    try:
-        accounts = Accounts(
-            store,
-            settings.load(env={}, overrides=GENEROUS).accounts,
-            now_ms=lambda: time.time_ns() // 1_000_000,
-            loopback=True,
-            passwords=passwords,
-        )
-        for user in users:
-            await accounts.add_user(user)
-        return {(user, name): await accounts.issue_token(user, name) for user in users for name in devices}
-    finally:
-        passwords.close()
-        await store.close()
 
 
 class Killable(Protocol):
