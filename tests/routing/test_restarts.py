@@ -1,14 +1,18 @@
-"""A rolling restart while people talk, with workers that share Redis: everything arrives, once and in order."""
+"""Workers that share Redis are replaced and killed while people talk: everything arrives, once and in order."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from cluster_rig import PATIENCE_S, Cluster, cluster
+from cluster_rig import PATIENCE_S, Cluster, cluster, gone
 
 from chatd.client import Client
 from chatd.client.events import ConnectedEvent, MessageEvent
@@ -17,6 +21,7 @@ from chatd.testing.redis_server import RedisServer
 USERS = [f"user-{n}" for n in range(6)]
 WORKERS = ("worker-0", "worker-1")
 PAUSE_S = 0.02
+KILLS_EACH = 2
 
 
 class Talker:
@@ -53,24 +58,20 @@ class Talker:
             await self.arrived.wait()
 
 
-async def _roll(running: Cluster) -> None:
-    since = len(running.events)
-    running.process.send_signal(signal.SIGHUP)
-    for worker in WORKERS:
-        since = await running.until("worker_restarted", since, worker=worker)
-
-
-@pytest.mark.slow
-async def test_nothing_is_lost_and_everybody_comes_back(tmp_path: Path, chatd_redis: RedisServer) -> None:
-    async with cluster(tmp_path, "--workers", "2", redis=chatd_redis.url) as running, AsyncExitStack() as stack:
+@asynccontextmanager
+async def _conversations(running: Cluster) -> AsyncIterator[None]:
+    """Everybody talks while the body runs. Afterwards everything is there, in order, once."""
+    async with AsyncExitStack() as stack:
         talkers = []
         for user in USERS:
             client = await Client.login(running.url, user, "a good password", register=True)
             talkers.append(Talker(await stack.enter_async_context(client)))
         listening = [asyncio.create_task(talker.listen()) for talker in talkers]
         talking = [asyncio.create_task(t.talk(USERS[n ^ 1])) for n, t in enumerate(talkers)]
-        for _ in range(2):
-            await _roll(running)
+        async with asyncio.timeout(PATIENCE_S):
+            for talker in talkers:
+                await talker.until(5)
+        yield
         for talker in talkers:
             talker.stop.set()
         async with asyncio.timeout(PATIENCE_S):
@@ -83,7 +84,44 @@ async def test_nothing_is_lost_and_everybody_comes_back(tmp_path: Path, chatd_re
         for task in listening:
             task.cancel()
         await asyncio.gather(*listening, return_exceptions=True)
-        await stack.aclose()
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_by_rolling_restarts(tmp_path: Path, chatd_redis: RedisServer) -> None:
+    async with cluster(tmp_path, "--workers", "2", redis=chatd_redis.url) as running:
+        async with _conversations(running):
+            for _ in range(2):
+                since = len(running.events)
+                running.process.send_signal(signal.SIGHUP)
+                for worker in WORKERS:
+                    since = await running.until("worker_restarted", since, worker=worker)
         assert "worker_ended" not in running.said
         assert await running.end(signal.SIGTERM) == 0, running.said
         assert "Traceback" not in running.said
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_when_workers_are_killed(tmp_path: Path, chatd_redis: RedisServer) -> None:
+    async with cluster(tmp_path, "--workers", "2", redis=chatd_redis.url) as running:
+        async with _conversations(running):
+            for worker in WORKERS * KILLS_EACH:
+                since = len(running.events)
+                os.kill(running.pid(worker), signal.SIGKILL)
+                since = await running.until("worker_ended", since, worker=worker, how="-9")
+                await running.until("workers_ready", since, workers=list(WORKERS))
+        assert await running.end(signal.SIGTERM) == 0, running.said
+        assert "Traceback" not in running.said
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_when_the_router_is_killed(tmp_path: Path, chatd_redis: RedisServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    again = partial(cluster, tmp_path, "--workers", "2", "--port", port, redis=chatd_redis.url)
+    async with again() as first, AsyncExitStack() as stack:
+        async with _conversations(first):
+            first.process.kill()
+            await first.process.wait()
+            await gone(first.pids)
+            second = await stack.enter_async_context(again())
+        assert await second.end(signal.SIGTERM) == 0, second.said
