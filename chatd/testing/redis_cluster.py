@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from chatd.testing.redis_server import START_S, RedisServer, free_port
+from chatd.testing.redis_server import START_S, Appendfsync, RedisServer, free_port
 
 SLOTS = 16_384
 POLL_S = 0.02
@@ -17,18 +17,18 @@ POLL_S = 0.02
 class RedisCluster:
     """``masters`` servers that share the slots evenly. A context manager; starting takes a second or two and blocks."""
 
-    def __init__(self, masters: int = 3, *, appendonly: bool = True) -> None:
-        self.servers = [self._server(appendonly=appendonly) for _ in range(masters)]
+    def __init__(self, masters: int = 3, *, appendfsync: Appendfsync | None = "everysec") -> None:
+        self.servers = [self._server(appendfsync) for _ in range(masters)]
 
     @staticmethod
-    def _server(*, appendonly: bool) -> RedisServer:
+    def _server(appendfsync: Appendfsync | None) -> RedisServer:
         options = {
             "cluster-enabled": "yes",
             "cluster-port": str(free_port()),
             "cluster-node-timeout": "2000",
             "cluster-config-file": "nodes.conf",
         }
-        return RedisServer(appendfsync="everysec" if appendonly else None, options=options)
+        return RedisServer(appendfsync=appendfsync, options=options)
 
     @property
     def url(self) -> str:
@@ -83,8 +83,16 @@ class RedisCluster:
         """How the cluster calls this server."""
         return str(self.command(number, "CLUSTER", "MYID"))
 
-    def move(self, slot: int, source: int, target: int) -> None:
-        """Move a slot with all its keys from one server to another, as a resharding does, step by step."""
+    def owner(self, slot: int) -> int:
+        """The number of the server that has this slot."""
+        ports = [server.port for server in self.servers]
+        ranges = self.command(0, "CLUSTER", "SLOTS")
+        return next(ports.index(master[1]) for first, last, master, *_ in ranges if first <= slot <= last)
+
+    def move(self, slot: int) -> None:
+        """Move a slot with all its keys from one server to the next, as a resharding does, step by step."""
+        source = self.owner(slot)
+        target = (source + 1) % len(self.servers)
         ids = {number: self.node_id(number) for number in (source, target)}
         self.command(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
         self.command(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+Appendfsync = Literal["always", "everysec", "no"]
+
 BINARY = "redis-server"
 MISSING = "no redis-server on the PATH: install it (Debian: apt-get install redis-server)"
 START_S = 20.0
@@ -44,7 +46,7 @@ class RedisServer:
     def __init__(
         self,
         *,
-        appendfsync: Literal["always", "everysec", "no"] | None = None,
+        appendfsync: Appendfsync | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="chatd-redis-")

@@ -26,7 +26,7 @@ from chatd.store.redis.push import RedisPush
 
 FENCE_STANDS_S = 86_400
 SEQ_END = 2**53
-NOTHING = b"0 0 0 0 0 0 0 0 0 0"  # the state of a conversation without messages, see common.lua
+NOTHING = b"0 0 0 0 0 0 0 0 0 0 0"  # the state of a conversation without messages, see common.lua
 LISTED_MAX = 100_000
 FENCED = b"fenced"
 OVERTAKEN = "this commit was overtaken by a search for its messages"

@@ -124,8 +124,10 @@ class Engine:
         return f"{self.prefix}{{{tag}}}:{what}"
 
     def script(self, name: str, tag: str, *args: str | bytes | int) -> Command:
-        """The command that runs a script on the keys of a tag."""
-        return ("EVALSHA", SCRIPTS[name].sha, 1, self.key(tag, ""), self.prefix, *args)
+        """The command that runs a script on the keys of a tag; on one server it may reach those of others."""
+        script = SCRIPTS[name]
+        stem = f"{self.prefix}{{{tag}}}:"
+        return ("EVALSHA", script.sha, len(script.keys), *[stem + key for key in script.keys], self.prefix, *args)
 
     def parts(self, items: Sequence[T]) -> list[Sequence[T]]:
         """Items, each of a tag of its own, that one script call may reach: many on one server, one in a cluster."""

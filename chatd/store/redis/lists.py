@@ -55,11 +55,14 @@ class RedisLists:
         newer, older, shown = *(self._numbers(since, 1) or [0]), 0, 0
         if walk := self._numbers(cursor, 3):  # it carries what its walk began with
             newer, older, shown = walk
-        command = self.engine.script("page", user, user, limit, newer, older, shown)
-        newer, shown, flat, touching = await self.engine.one(command, write=False)
-        if touching:
+        load: list[Command] = [
+            self.engine.script("page", user, user, limit, newer, older, shown),
+            ("ZCARD", self.engine.key(user, "touching")),
+        ]
+        (newer, shown, flat), touching = await self.engine.run(load, write=False)
+        if touching and not walk:
             await self._repair(user)
-            newer, shown, flat, _ = await self.engine.one(command, write=False)
+            newer, shown, flat = (await self.engine.run(load[:1], write=False))[0]
         convs = [name.decode() for name in flat[: 2 * limit : 2]]
         more = None
         if len(flat) > 2 * limit:

@@ -8,11 +8,15 @@ from typing import Final
 
 
 class Script:
-    """A Lua file. ``sha``: what EVALSHA calls it."""
+    """A Lua file. ``sha``: what EVALSHA calls it. ``keys``: what it touches under its tag, from its second line."""
 
     def __init__(self, name: str, common: str, text: str) -> None:
         first, _, rest = text.partition("\n")
+        head, colon, keys = rest.partition("\n")[0].partition("-- KEYS: ")
+        if head or not colon:
+            raise ValueError(f"{name}.lua: its second line does not name its keys")
         self.name = name
+        self.keys = keys.split()
         self.text = f"{first}\n{common}{rest}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 

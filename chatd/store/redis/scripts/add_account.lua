@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: account
 -- ARGV: prefix, user, admin, disabled, created_ms, shows_last_seen, invite ('' for none), password hash (absent: none)
 -- Returns: 1 created, 0 the name is taken, 2 it was taken with this very invite
 

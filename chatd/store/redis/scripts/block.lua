@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: meta
 -- Block or unblock in one conversation.
 -- ARGV: prefix, conv, member who blocks, the other's, '1' to block, '1' if the users' keys are in reach, {user, …}
 -- While either blocks, each is told the other's marks as they were when the first block began; who sees them move on

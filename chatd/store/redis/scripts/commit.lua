@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: meta log ids
 -- Drafts become messages and marks rise, in all conversations given or, when a fence stands before one, in none.
 -- ARGV: prefix, writer, epoch, '1' if the users' keys are in reach, work in MessagePack:
 --   { {conv, {user, …}, bucket, {{member, id, body, ts_ms}, …}, {{member, device, delivered, read}, …}}, … }
@@ -48,18 +49,20 @@ local function append(conv, state, own, draft)
     if first[10] ~= body then
       return {0, 0, 2}
     end
-    return {seq, number(first[6]), 1 + 4 * number(first[8])}
+    return {seq, number(first[6]), number(first[8]) < 0 and 5 or 1}
   end
-  local hidden = (not own and state.blocked[1 - member]) and 1 or 0
+  local hidden = not own and state.blocked[1 - member]
   ts = math.max(ts, state.ts)
-  redis.call('XADD', log, id(seq), 'm', member, 'i', uuid, 't', ts, 'h', hidden, 'b', body)
   state.head, state.ts, state.last[member], state.appended = seq, ts, seq, true
-  if hidden == 1 then
-    redis.call('ZADD', key(conv, 'hidden'), seq, seq)
+  if hidden then
+    state.hidden = state.hidden + 1
   else
     state.visible[member] = seq
   end
-  return {seq, ts, 4 * hidden}
+  -- h: how many are hidden up to here, negative when this one is
+  local h = hidden and -state.hidden or state.hidden
+  redis.call('XADD', log, id(seq), 'm', member, 'i', uuid, 't', ts, 'h', h, 'b', body)
+  return {seq, ts, hidden and 4 or 0}
 end
 
 local function advance(state, one)
@@ -83,7 +86,7 @@ local function store(conv, s)
   local fields = {}
   if s.appended or s.marked then
     fields = {'state', string.format(STATE, s.head, s.ts, s.last[0], s.last[1], s.visible[0], s.visible[1],
-      s.delivered[0], s.read[0], s.delivered[1], s.read[1])}
+      s.delivered[0], s.read[0], s.delivered[1], s.read[1], s.hidden)}
   end
   for field, now in pairs(s.raised) do
     fields[#fields + 1] = field
@@ -97,7 +100,7 @@ end
 local states = {}
 for at, one in ipairs(work) do
   states[at] = load(one[1], one[5])
-  if states[at].fenced and epoch <= number(redis.call('HGET', key(one[1], 'fence'), writer)) then
+  if states[at].fenced and epoch <= number(redis.call('HGET', key(one[1], 'meta'), 'fence' .. writer)) then
     return 'fenced'
   end
 end

@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: account devices subscriptions
 -- Delete a user with its devices and subscriptions; the name stays taken. ARGV: prefix, user
 -- Returns: the hashes of its tokens, or nil: no such user
 

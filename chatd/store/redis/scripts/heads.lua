@@ -1,4 +1,5 @@
 #!lua flags=no-writes
+-- KEYS: meta
 -- ARGV: prefix, {conv, …}. Returns for each: head, 1 if either of the two blocks the other
 
 local found = {}

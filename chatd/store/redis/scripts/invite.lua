@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: invite
 -- Claim an invite for a user, or let go of it. ARGV: prefix, tag, 'claim' or 'release', user, now_ms
 -- An invite and an account are in two slots: while an account is made with it, an invite is claimed by its name, and
 -- whoever died there may come back under the same name.

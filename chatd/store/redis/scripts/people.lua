@@ -1,4 +1,5 @@
 #!lua flags=no-writes
+-- KEYS: account
 -- ARGV: prefix, {user, …}. Returns for each: 1 if the account is there and not deleted, '1' if it shows when it was
 -- last seen, when that was or nil
 

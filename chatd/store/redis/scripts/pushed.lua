@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: meta
 -- Raise pushed marks. ARGV: prefix, {{conv, member, seq}, …}
 
 for _, one in ipairs(cmsgpack.unpack(ARGV[2])) do

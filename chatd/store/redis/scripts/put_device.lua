@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: devices
 -- Create a device, or replace the token of an existing one. A device has the fields d (its name and birth), x (when it
 -- expires, absent: never) and t (the hash of its token, absent: none), each followed by its id.
 -- ARGV: prefix, user, device, d, x or '', t or ''. Returns: the hash of the token that was replaced, or nil

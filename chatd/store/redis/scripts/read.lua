@@ -1,4 +1,5 @@
 #!lua flags=no-writes
+-- KEYS: log
 -- A piece of a log. ARGV: prefix, conv, 'after' or 'before', seq (after it, before it), limit, bytes_max
 -- Returns entries, those nearest to the anchor first: as many as fit, at least one.
 

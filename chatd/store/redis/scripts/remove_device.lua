@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: devices subscriptions
 -- Revoke a device with its token and its subscription. ARGV: prefix, user, device
 -- Returns: 1 or 0 (no such device), the hash of its token or nil
 

@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: convs touching
 -- What a commit is touching, or left behind, counts as changed now. ARGV: prefix, user, seconds after which nobody can
 -- be at it any more
 

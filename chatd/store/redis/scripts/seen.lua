@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: account
 -- Raise when users were last seen; one without an account is left out. ARGV: prefix, {{user, ms}, …}
 
 for _, one in ipairs(cmsgpack.unpack(ARGV[2])) do

@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: account
 -- Change a field of an account. ARGV: prefix, user, field, value. Returns: 1, or 0: no such user
 
 local account = key(ARGV[2], 'account')

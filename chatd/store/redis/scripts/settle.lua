@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: convs touching
 -- After a commit in a cluster: what changed moves to the top of its user's index, and the notes of `touch` go.
 -- ARGV: prefix, user, ' token', {{conv, 1 if it changed}, …}; with a token of '' only what is in the index moves
 

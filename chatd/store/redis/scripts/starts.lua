@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: meta
 -- Where a new device starts. ARGV: prefix, device, '1' if the starts replace what is there,
 --   {{conv, member, messages of history}, …}
 

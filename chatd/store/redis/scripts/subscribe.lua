@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: devices subscriptions
 -- Set the subscription of a device. ARGV: prefix, user, device, JSON. Returns: 1, or 0: no such device
 
 if redis.call('HEXISTS', key(ARGV[2], 'devices'), 'd' .. ARGV[3]) == 0 then

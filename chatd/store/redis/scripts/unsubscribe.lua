@@ -1,4 +1,5 @@
 #!lua
+-- KEYS: subscriptions
 -- Remove the subscription of a device. ARGV: prefix, user, device, endpoint that it must have (absent: any)
 -- Returns: how many there were
 

@@ -1,4 +1,5 @@
 #!lua flags=no-writes
+-- KEYS: meta log
 -- Conversations as one user sees them.
 -- ARGV: prefix, device, 'last', 'owed' or 'none' (which message comes along), {{conv, member, peer's member}, …}
 -- Returns for each: head, ts_ms, delivered, read, the peer's delivered and read as told to the user, unread, position,
@@ -18,8 +19,9 @@ for at, one in ipairs(cmsgpack.unpack(ARGV[4])) do
   if me ~= peer then
     local base = math.max(read, state.last[me])
     unread = head - base
-    if unread > 0 then
-      unread = unread - redis.call('ZCOUNT', key(conv, 'hidden'), '(' .. base, '+inf')
+    if unread > 0 and state.hidden > 0 then -- all above the base are the peer's
+      local entry_of_base = redis.call('XRANGE', log, id(base), id(base))[1]
+      unread = unread - state.hidden + (entry_of_base and math.abs(number(entry_of_base[2][8])) or 0)
     end
     if apart == 0 and state.visible[peer] > math.max(delivered, told) then
       owed = state.visible[peer]
