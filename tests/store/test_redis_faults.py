@@ -9,20 +9,23 @@ from contextlib import asynccontextmanager
 import pytest
 from redis_backend import redis_settings
 
-from chatd.errors import OutcomeUnknown, StartError, Unavailable
+from chatd.errors import ConfigError, OutcomeUnknown, StartError, StoreBroken, Unavailable
 from chatd.model import Advance, Appended, Marks
 from chatd.store.conformance.kit import draft, fill, seqs, upto, uuid
 from chatd.store.redis import RedisStore
 from chatd.store.redis.node import Command
 from chatd.testing.proxy import Proxy
-from chatd.testing.redis_server import RedisServer
+from chatd.testing.redis_server import Appendfsync, RedisServer
 
 CONV = "alice:bob"
 
 
 @asynccontextmanager
-async def opened(url: str, *, timeout_s: float = 5.0, prefix: str | None = None) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_settings(url, prefix, redis_timeout_s=timeout_s))
+async def opened(
+    url: str, *, timeout_s: float = 5.0, prefix: str | None = None, connections_max: int = 16
+) -> AsyncIterator[RedisStore]:
+    values = {"redis_timeout_s": timeout_s, "redis_connections_max": connections_max}
+    store = RedisStore(redis_settings(url, prefix, **values))
     await store.open()
     try:
         yield store
@@ -57,7 +60,7 @@ class Held:
     def __init__(self, store: RedisStore) -> None:
         self._store, self._one = store, store.engine.one
         self.command: Command = ()
-        store.engine.one = self._take  # type: ignore[method-assign]
+        store.engine.one = self._take  # type: ignore[method-assign, assignment]
 
     async def _take(self, command: Command, *, write: bool) -> object:
         self.command = command
@@ -301,3 +304,48 @@ async def test_an_emptied_server_has_another_incarnation(own: RedisServer) -> No
         await admin(store, "FLUSHALL")
     async with opened(own.url, prefix="x:") as store:
         assert store.incarnation != before
+
+
+@pytest.mark.parametrize("appendfsync", [None, "everysec"])
+async def test_a_server_that_may_have_forgotten_begins_another_history(appendfsync: Appendfsync | None) -> None:
+    with RedisServer(appendfsync=appendfsync) as server:
+        async with opened(server.url, prefix="x:") as one, opened(server.url, prefix="x:") as other:
+            assert one.incarnation == other.incarnation
+            await fill(one, 1)
+            await other.probe()
+            server.kill()
+            for store in (one, other):
+                with pytest.raises(Unavailable):
+                    await store.heads([CONV])
+            await asyncio.to_thread(server.start)
+            for store in (one, other, one):
+                with pytest.raises(StoreBroken, match="new name"):
+                    await store.commit([draft(2)], [])
+            before = one.incarnation
+        async with opened(server.url, prefix="x:") as again, opened(server.url, prefix="x:") as beside:
+            assert before != again.incarnation == beside.incarnation
+            assert await again.find(CONV, "alice", uuid(2)) is None
+            await fill(again, 1, first=2)
+
+
+async def test_a_server_that_keeps_its_word_goes_on_with_its_history(own: RedisServer) -> None:
+    async with opened(own.url, prefix="x:", connections_max=1) as store:
+        await fill(store, 1)
+        own.stop()
+        await asyncio.to_thread(own.start)
+        await fill(store, 1, first=2)
+        async with opened(own.url, prefix="x:") as beside:
+            assert beside.incarnation == store.incarnation
+
+
+async def test_data_of_another_version_are_left_alone(chatd_redis: RedisServer) -> None:
+    async with opened(chatd_redis.url) as store:
+        await admin(store, "HSET", store.engine.key("=life", "life"), "format", "9")
+        with pytest.raises(StartError, match="are of format 9"):
+            await RedisStore(redis_settings(chatd_redis.url, store.engine.prefix)).open()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1/", "redis://127.0.0.1:port/0"])
+def test_a_url_that_is_none_is_said_at_once(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"store\.redis_url: "):
+        RedisStore(redis_settings(url))

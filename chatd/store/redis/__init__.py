@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from chatd.errors import IdReuse, OutcomeUnknown, StartError, Unavailable
+from chatd.errors import ConfigError, IdReuse, OutcomeUnknown, StartError, StoreBroken, Unavailable
 from chatd.model import Advance, Appended, Draft, Durability, Grown, Marks, MarksView, Message, peer_of
 from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts
@@ -23,10 +23,13 @@ from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_
 from chatd.store.redis.node import RETRY_AFTER_MS, Command, refused
 from chatd.store.redis.presence import RedisPresence
 from chatd.store.redis.push import RedisPush
+from chatd.store.redis.scripting import SCRIPTS
 
 FENCE_STANDS_S = 86_400
 SEQ_END = 2**53
 NOTHING = b"0 0 0 0 0 0 0 0 0 0 0"  # the state of a conversation without messages, see common.lua
+FORMAT = "1"  # of the keys and what stands in them
+LIFE_TAG = "=life"
 LISTED_MAX = 100_000
 FENCED = b"fenced"
 OVERTAKEN = "this commit was overtaken by a search for its messages"
@@ -70,12 +73,15 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
 
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
-        self.engine = Engine(
-            settings.redis_url,
-            prefix=settings.redis_prefix,
-            timeout_s=settings.redis_timeout_s,
-            connections_max=settings.redis_connections_max,
-        )
+        try:
+            self.engine = Engine(
+                settings.redis_url,
+                prefix=settings.redis_prefix,
+                timeout_s=settings.redis_timeout_s,
+                connections_max=settings.redis_connections_max,
+            )
+        except ValueError as exc:
+            raise ConfigError(f"store.redis_url: {exc}") from exc
         self._incarnation = ""
         self._durability: Durability = "memory"
         self._writer = secrets.token_hex(8)
@@ -90,7 +96,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
 
     @property
     def incarnation(self) -> str:
-        """Kept in Redis: an emptied one has another."""
+        """Kept in Redis. One that was emptied has another, and so has one that may have forgotten what it answered."""
         return self._incarnation
 
     async def open(self) -> None:
@@ -98,15 +104,53 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         try:
             await self.engine.open()
             self._durability = await checks.durability(self.engine, self._settings.redis_durability)
-            key = f"{self.engine.prefix}incarnation"
-            new = secrets.token_hex(8)
-            kept = await self.engine.one(("SET", key, new, "NX", "GET"), write=True)
+            self._incarnation = await self._life()
+            self.engine.home.trusted_run = self.engine.home.run
         except Unavailable as exc:
+            await self.engine.close()
             raise StartError(f"store.redis_url: {exc.message}") from exc
-        except StartError:
+        except BaseException:
             await self.engine.close()
             raise
-        self._incarnation = new if kept is None else kept.decode()
+        if not self.engine.cluster:
+            self.engine.home.on_restart = self._check_life
+
+    async def _life(self) -> str:
+        """The name of the history that is there now. Raises: StartError – it is of another version; Unavailable."""
+        run = "" if self.engine.cluster or self._durability == "fsync" else self.engine.home.run
+        key = self.engine.key(LIFE_TAG, "life")
+        command = (
+            "EVAL",
+            SCRIPTS["life"].text,
+            1,
+            key,
+            self.engine.prefix,
+            LIFE_TAG,
+            FORMAT,
+            run,
+            secrets.token_hex(8),
+        )
+        found, name = await self.engine.one(command, write=True, anyhow=True)
+        if found != FORMAT.encode():
+            raise StartError(
+                f"store.redis_url: the data under {self.engine.prefix!r} are of format {found.decode()}, "
+                f"and this version knows {FORMAT}; take the version that wrote them, or another store.redis_prefix"
+            )
+        return str(name.decode())
+
+    async def _check_life(self) -> None:
+        """The server was started again. Raises: StoreBroken – and is empty, or may have forgotten messages."""
+        run = self.engine.home.run
+        try:
+            name = await self._life()
+        except StartError as exc:
+            raise StoreBroken(str(exc)) from exc
+        if name != self._incarnation:
+            raise StoreBroken(
+                "Redis was started again and may have forgotten what it answered: its history has a new name, "
+                "with which this process must begin anew"
+            )
+        self.engine.home.trusted_run = run
 
     async def close(self) -> None:
         """See `MessageStore.close`."""
@@ -266,8 +310,10 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
 
     # --- the whole store ---------------------------------------------------------------------------------
 
+    @whole
     async def probe(self) -> None:
-        """See `MessageStore.probe`."""
+        """In a cluster every server is asked, and one is written to."""
+        await self.engine.everywhere(("PING",))
         await self.engine.one(("SET", f"{self.engine.prefix}probe", self._writer), write=True)
 
     @whole

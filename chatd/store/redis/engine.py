@@ -136,8 +136,13 @@ class Engine:
 
     # --- the round trip ----------------------------------------------------------------------------------
 
-    async def one(self, command: Command, *, write: bool) -> Any:
-        """Run one command. Raises: as `run`."""
+    async def one(self, command: Command, *, write: bool, anyhow: bool = False) -> Any:
+        """Run one command. ``anyhow``: see `Node.exchange`; only to one server. Raises: as `run`."""
+        if anyhow and not self.cluster:
+            (answer,) = await self.home.exchange([command], write=write, anyhow=True)
+            if isinstance(answer, Exception):
+                raise translated(answer, unknown=write and not refused(answer)) from answer
+            return answer
         return (await self.run([command], write=write))[0]
 
     async def run(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
@@ -271,5 +276,5 @@ def _key_of(command: Command) -> bytes:
     """The key that says where a command goes."""
     if command[0] in KEYLESS:
         return b""
-    key = command[3] if command[0] == "EVALSHA" else command[1]
+    key = command[3] if command[0] in {"EVALSHA", "EVAL"} else command[1]
     return key if isinstance(key, bytes) else str(key).encode()

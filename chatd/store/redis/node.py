@@ -6,7 +6,7 @@ Nothing is repeated here, for a repeated write would hide that the first one may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from redis import exceptions
@@ -39,7 +39,8 @@ REFUSED_CODES: Final = ("BUSY", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM")
 class Node:
     """``url``: as redis-py takes it, with user, password and database. ``address``: another server, found by this one.
 
-    ``timeout_s``: for getting a connection, and for each round trip.
+    ``timeout_s``: for getting a connection, and for each round trip. ``run``: the name that the server gave itself when
+    it was started. ``on_restart``: awaited before anything else is sent to one whose name is not ``trusted_run``.
     """
 
     def __init__(
@@ -54,7 +55,11 @@ class Node:
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
+            redis_connect_func=self._greet,
         )
+        self.run = ""
+        self.trusted_run = ""
+        self.on_restart: Callable[[], Awaitable[None]] | None = None
         if address is not None:
             self.pool.connection_kwargs.update(host=address[0], port=address[1])
 
@@ -64,10 +69,19 @@ class Node:
         known = self.pool.connection_kwargs
         return str(known.get("host", known.get("path", "localhost"))), int(known.get("port", 6379))
 
-    async def exchange(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
+    async def _greet(self, connection: AbstractConnection) -> None:
+        """A new connection may be one to a new server."""
+        await connection.on_connect()
+        await connection.send_packed_command(connection.pack_command("INFO", "server"), check_health=False)
+        info = await connection.read_response(disable_decoding=True)
+        self.run = next((line[7:].strip() for line in info.decode().splitlines() if line.startswith("run_id:")), "")
+
+    async def exchange(self, commands: Sequence[Command], *, write: bool, anyhow: bool = False) -> list[Any]:
         """Send and read; an error that Redis answered with stands in the place of its answer.
 
-        Raises: Unavailable – nothing was sent. OutcomeUnknown – of a write: it was, and there is no answer.
+        ``anyhow``: also to a server that was started again.
+        Raises: Unavailable – nothing was sent. OutcomeUnknown – of a write: it was, and there is no answer. What
+        ``on_restart`` raises; nothing was sent.
         """
         pool = self.pool
         try:
@@ -75,6 +89,10 @@ class Node:
                 connection = await cast(Any, pool).get_connection()
         except (RedisError, OSError) as exc:
             raise translated(exc, unknown=False) from exc
+        if self.on_restart is not None and self.run != self.trusted_run and not anyhow:
+            await pool.release(connection)  # it may be the only one, and what comes now needs one
+            await self.on_restart()
+            return await self.exchange(commands, write=write)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._talk(connection, commands)
