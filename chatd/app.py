@@ -260,7 +260,6 @@ class Server:
             process=process,
             reconcile_s=cluster.reconcile_s,
             spread_s=cluster.spread_s,
-            now_ms=self._now_ms,
             random=random.random,
         )
         self.presence.on_typing = exchange.typing

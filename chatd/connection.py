@@ -259,7 +259,7 @@ class Connection:
             self.since_ms = services.now_ms()
             services.delivery.add(self)
             if services.exchange is not None:
-                await services.exchange.joined(self.user, self.device)
+                await services.exchange.joined(self.user, self.device, self.since_ms)
             # Once more: a token that was revoked before the line above found no connection to close.
             identity = await services.accounts.authenticate(frame.token)
         except (Unauthenticated, Forbidden) as exc:

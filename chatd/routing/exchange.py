@@ -51,7 +51,6 @@ class Exchange:
         process: str,
         reconcile_s: float,
         spread_s: float,
-        now_ms: Callable[[], int],
         random: Callable[[], float],
     ) -> None:
         self._bus = bus
@@ -64,7 +63,6 @@ class Exchange:
         self._turns = max(1, round(reconcile_s))
         self._turn = 0
         self._spread_s = spread_s
-        self._now_ms = now_ms
         self._random = random
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -90,13 +88,14 @@ class Exchange:
 
     # --- devices ----------------------------------------------------------------------------------------
 
-    async def joined(self, user: str, device: str) -> None:
+    async def joined(self, user: str, device: str, since_ms: int) -> None:
         """A device has come, and is about to read the store: from now on nothing may be missed.
 
+        ``since_ms``: when it said hello; its connections to other processes that are older than that end.
         Raises: Unavailable – the bus is not there.
         """
         await self._bus.listen(user)
-        self._publish(user, ReplacedHint(device, self._now_ms()))
+        self._publish(user, ReplacedHint(device, since_ms))
 
     def left(self, user: str) -> None:
         """A device went."""
