@@ -74,8 +74,8 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         str,
         Meta(
             min_length=1,
-            description="Redis: where it is, as redis://user:password@host:port/0, rediss:// with TLS, or "
-            "unix:///path/to/socket.",
+            description="Redis: where it is, as redis://user:password@host:port/0, rediss:// with TLS, "
+            "unix:///path/to/socket, or sentinel://host:port,host:port/name/0.",
         ),
     ] = "redis://127.0.0.1:6379/0"
     redis_prefix: Annotated[

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -41,6 +41,7 @@ class RedisServer:
     """`start` and `close`, or a context manager. Its files are gone after `close`, not after `stop` or `kill`.
 
     ``appendfsync``: as Redis has it, or None: no file of commands at all. ``options``: further lines of redis.conf.
+    ``arguments``: further ones of the command.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RedisServer:
         *,
         appendfsync: Appendfsync | None = None,
         options: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="chatd-redis-")
         self._log = Path(self._directory.name) / "log"
@@ -63,6 +65,7 @@ class RedisServer:
             "logfile": str(self._log),
             **(options or {}),
         }
+        self._arguments = list(arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -104,7 +107,7 @@ class RedisServer:
             raise RuntimeError(MISSING)
         config = Path(self._directory.name) / "redis.conf"
         config.write_text("".join(f"{name} {value}\n" for name, value in self._options.items()))
-        self._process = subprocess.Popen([binary, str(config)], stdin=subprocess.DEVNULL)  # noqa: S603 - our own
+        self._process = subprocess.Popen([binary, str(config), *self._arguments], stdin=subprocess.DEVNULL)  # noqa: S603 - our own
         deadline_s = time.monotonic() + START_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline_s:

@@ -117,19 +117,11 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
 
     async def _life(self) -> str:
         """The name of the history that is there now. Raises: StartError – it is of another version; Unavailable."""
-        run = "" if self.engine.cluster or self._durability == "fsync" else self.engine.home.run
-        key = self.engine.key(LIFE_TAG, "life")
-        command = (
-            "EVAL",
-            SCRIPTS["life"].text,
-            1,
-            key,
-            self.engine.prefix,
-            LIFE_TAG,
-            FORMAT,
-            run,
-            secrets.token_hex(8),
-        )
+        home, key = self.engine.home, self.engine.key(LIFE_TAG, "life")
+        # A server without fsync may have forgotten something, and a replica may never have been told.
+        forgetful = not self.engine.cluster and (self._durability != "fsync" or home.promoted)
+        args = (self.engine.prefix, LIFE_TAG, FORMAT, home.run, int(forgetful), secrets.token_hex(8))
+        command = ("EVAL", SCRIPTS["life"].text, 1, key, *args)  # a server that was started again knows no scripts
         found, name = await self.engine.one(command, write=True, anyhow=True)
         if found != FORMAT.encode():
             raise StartError(

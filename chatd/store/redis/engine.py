@@ -21,6 +21,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptErr
 from chatd.errors import OutcomeUnknown, Unavailable
 from chatd.store.redis.node import Command, Node, refused, translated
 from chatd.store.redis.scripting import SCRIPTS
+from chatd.store.redis.sentinel import SCHEME, Sentinels
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def whole(method: Callable[Concatenate[S, P], Awaitable[T]]) -> Callable[Concate
 
 
 class Engine:
-    """``url``: of the server, or of any one of a cluster. ``prefix``: before every key.
+    """``url``: of the server, of any one of a cluster, or of sentinels. ``prefix``: before every key.
 
     ``round_trips``: how many there were, to any server.
     """
@@ -62,7 +63,9 @@ class Engine:
         self.prefix: Final = prefix
         self.cluster = False
         self.round_trips = 0
-        self._url, self._timeout_s, self._connections_max = url, timeout_s, connections_max
+        self._sentinels = Sentinels(url, timeout_s=timeout_s) if url.startswith(f"{SCHEME}:") else None
+        self._url = url if self._sentinels is None else self._sentinels.node_url
+        self._timeout_s, self._connections_max = timeout_s, connections_max
         self.home = self._node()
         self._nodes: dict[tuple[str, int], Node] = {}
         self._slots: list[Node] = []
@@ -72,7 +75,13 @@ class Engine:
         self._idle = asyncio.Event()
 
     def _node(self, address: tuple[str, int] | None = None) -> Node:
-        return Node(self._url, timeout_s=self._timeout_s, connections_max=self._connections_max, address=address)
+        return Node(
+            self._url,
+            timeout_s=self._timeout_s,
+            connections_max=self._connections_max,
+            address=address,
+            find=None if self._sentinels is None else self._sentinels.master,
+        )
 
     async def open(self) -> None:
         """Find out what it is, load the scripts. Raises: Unavailable – with the reason."""
@@ -95,6 +104,8 @@ class Engine:
             await self._idle.wait()
         for node in (self.home, *self._nodes.values()):
             await node.close()
+        if self._sentinels is not None:
+            await self._sentinels.close()
 
     def check_open(self) -> None:
         """Raises: Unavailable – the store is closed."""

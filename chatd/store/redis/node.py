@@ -40,16 +40,33 @@ class Node:
     """``url``: as redis-py takes it, with user, password and database. ``address``: another server, found by this one.
 
     ``timeout_s``: for getting a connection, and for each round trip. ``run``: the name that the server gave itself when
-    it was started. ``on_restart``: awaited before anything else is sent to one whose name is not ``trusted_run``.
+    it was started; ``promoted``: it was a replica before. ``on_restart``: awaited before anything else is sent to one
+    whose name is not ``trusted_run``. ``find``: tells where the server is, at first and whenever it was lost.
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float, connections_max: int, address: tuple[str, int] | None = None
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        connections_max: int,
+        address: tuple[str, int] | None = None,
+        find: Callable[[], Awaitable[tuple[str, int]]] | None = None,
     ) -> None:
-        self._timeout_s = timeout_s
-        self.pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections_max,
+        self._url, self._timeout_s, self._connections_max = url, timeout_s, connections_max
+        self.run = ""
+        self.trusted_run = ""
+        self.promoted = False
+        self.on_restart: Callable[[], Awaitable[None]] | None = None
+        self._find = find
+        self._lost = find is not None
+        self._finding = asyncio.Lock()
+        self.pool = self._pool(address)
+
+    def _pool(self, address: tuple[str, int] | None) -> BlockingConnectionPool:
+        pool = BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=self._connections_max,
             timeout=None,  # the time is kept here: the driver's way of it can swallow a cancellation in Python 3.11
             socket_timeout=None,
             socket_connect_timeout=None,
@@ -57,11 +74,20 @@ class Node:
             protocol=2,
             redis_connect_func=self._greet,
         )
-        self.run = ""
-        self.trusted_run = ""
-        self.on_restart: Callable[[], Awaitable[None]] | None = None
         if address is not None:
-            self.pool.connection_kwargs.update(host=address[0], port=address[1])
+            pool.connection_kwargs.update(host=address[0], port=address[1])
+        return pool
+
+    async def _found(self) -> None:
+        """Go where the server is now, if it was lost and somebody knows. Raises: Unavailable – nobody does."""
+        async with self._finding:
+            if self._find is None or not self._lost:
+                return
+            address = await self._find()
+            if address != self.address:
+                old, self.pool = self.pool, self._pool(address)
+                await old.disconnect(inuse_connections=False)
+            self._lost = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -72,9 +98,11 @@ class Node:
     async def _greet(self, connection: AbstractConnection) -> None:
         """A new connection may be one to a new server."""
         await connection.on_connect()
-        await connection.send_packed_command(connection.pack_command("INFO", "server"), check_health=False)
-        info = await connection.read_response(disable_decoding=True)
-        self.run = next((line[7:].strip() for line in info.decode().splitlines() if line.startswith("run_id:")), "")
+        ask = connection.pack_command("INFO", "server", "replication")
+        await connection.send_packed_command(ask, check_health=False)
+        info = (await connection.read_response(disable_decoding=True)).decode()
+        told = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        self.run, self.promoted = told.get("run_id", ""), bool(told.get("master_replid2", "").strip("0"))
 
     async def exchange(self, commands: Sequence[Command], *, write: bool, anyhow: bool = False) -> list[Any]:
         """Send and read; an error that Redis answered with stands in the place of its answer.
@@ -83,11 +111,14 @@ class Node:
         Raises: Unavailable – nothing was sent. OutcomeUnknown – of a write: it was, and there is no answer. What
         ``on_restart`` raises; nothing was sent.
         """
+        if self._lost:
+            await self._found()
         pool = self.pool
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = await cast(Any, pool).get_connection()
         except (RedisError, OSError) as exc:
+            self._lost = self._find is not None
             raise translated(exc, unknown=False) from exc
         if self.on_restart is not None and self.run != self.trusted_run and not anyhow:
             await pool.release(connection)  # it may be the only one, and what comes now needs one
@@ -95,12 +126,16 @@ class Node:
             return await self.exchange(commands, write=write)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._talk(connection, commands)
+                answers = await self._talk(connection, commands)
         except (RedisError, OSError) as exc:
+            self._lost = self._find is not None
             # LOADING is an answer, too, though the driver calls it a lost connection.
             raise translated(exc, unknown=write and not isinstance(exc, BusyLoadingError)) from exc
         finally:
             await pool.release(connection)
+        if any(isinstance(answer, exceptions.ReadOnlyError) for answer in answers):
+            self._lost = self._find is not None  # another one has taken its place
+        return answers
 
     async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
         answers: list[Any] = []

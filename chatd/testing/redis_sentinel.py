@@ -1,0 +1,76 @@
+"""A real Redis Sentinel on loopback ports: a master, its replica, and a sentinel that puts one in the other's place."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+import redis
+
+from chatd.testing.redis_server import START_S, Appendfsync, RedisServer
+
+NAME = "chat"
+DOWN_MS = 300
+POLL_S = 0.02
+
+
+class RedisSentinel:
+    """``servers``: the first master and its replica. A context manager; starting takes a second or two and blocks."""
+
+    def __init__(self, *, appendfsync: Appendfsync | None = "always") -> None:
+        master = RedisServer(appendfsync=appendfsync)
+        options = {"replicaof": f"127.0.0.1 {master.port}", "repl-diskless-sync-delay": "0"}
+        self.servers = [master, RedisServer(appendfsync=appendfsync, options=options)]
+        watch = {
+            f"sentinel monitor {NAME}": f"127.0.0.1 {master.port} 1",
+            f"sentinel down-after-milliseconds {NAME}": str(DOWN_MS),
+            f"sentinel failover-timeout {NAME}": "2000",
+        }
+        self.sentinel = RedisServer(options=watch, arguments=["--sentinel"])
+
+    @property
+    def url(self) -> str:
+        """``sentinel://127.0.0.1:port/chat/0``."""
+        return f"sentinel://127.0.0.1:{self.sentinel.port}/{NAME}/0"
+
+    def __enter__(self) -> RedisSentinel:
+        try:
+            self.servers[0].start()
+            self.servers[1].start()
+            self._wait(self.servers[1].port, "replication", "master_link_status:up")
+            self.sentinel.start()
+            self._wait(self.sentinel.port, "sentinel", "slaves=1")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def fail_over(self) -> None:
+        """Kill the master and wait until the replica has taken its place."""
+        self.servers[0].kill()
+        self._wait(self.servers[1].port, "replication", "role:master")
+        self._wait(self.sentinel.port, "sentinel", f"address=127.0.0.1:{self.servers[1].port}")
+
+    def _wait(self, port: int, section: str, text: str) -> None:
+        deadline_s = time.monotonic() + START_S
+        with redis.Redis(port=port, protocol=2) as client:
+            while text not in self._info(client, section):
+                if time.monotonic() > deadline_s:
+                    raise RuntimeError(f"INFO {section} never says {text}")
+                time.sleep(POLL_S)
+
+    @staticmethod
+    def _info(client: Any, section: str) -> str:
+        client.set_response_callback("INFO", lambda told: told.decode())
+        return str(client.execute_command("INFO", section))
+
+    def close(self) -> None:
+        """Kill all and remove their files."""
+        for server in (self.sentinel, *self.servers):
+            server.close()
