@@ -139,8 +139,11 @@ async def test_a_server_that_stops_to_answer_leaves_the_outcome_open(own: RedisS
         own.pause()
         with pytest.raises(OutcomeUnknown, match="does not answer in time"):
             await store.commit([draft(2)], [])
-        with pytest.raises(Unavailable):
-            await store.heads([CONV])
+        for ask in (store.heads([CONV]), store.find(CONV, "alice", uuid(2)), store.probe()):
+            with pytest.raises(Unavailable, match="does not answer in time"):
+                await ask
+        with pytest.raises(StartError, match="does not answer in time"):
+            await RedisStore(redis_settings(own.url, redis_timeout_s=0.2)).open()
         own.resume()
         landed = await store.find(CONV, "alice", uuid(2)) is not None
         await store.commit([draft(2)], [])
@@ -326,6 +329,18 @@ async def test_a_server_that_may_have_forgotten_begins_another_history(appendfsy
             assert before != again.incarnation == beside.incarnation
             assert await again.find(CONV, "alice", uuid(2)) is None
             await fill(again, 1, first=2)
+
+
+async def test_a_server_that_is_started_and_silent_is_unavailable(own: RedisServer) -> None:
+    async with opened(own.url, prefix="x:", timeout_s=0.2) as store:
+        await fill(store, 1)
+        own.kill()
+        await asyncio.to_thread(own.start)
+        own.pause()
+        with pytest.raises(Unavailable):
+            await store.heads([CONV])
+        own.resume()
+        assert await store.heads([CONV]) == {CONV: 1}
 
 
 async def test_a_server_that_keeps_its_word_goes_on_with_its_history(own: RedisServer) -> None:

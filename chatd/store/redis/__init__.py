@@ -106,9 +106,9 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
             self._durability = await checks.durability(self.engine, self._settings.redis_durability)
             self._incarnation = await self._life()
             self.engine.home.trusted_run = self.engine.home.run
-        except Unavailable as exc:
+        except (Unavailable, OutcomeUnknown) as exc:
             await self.engine.close()
-            raise StartError(f"store.redis_url: {exc.message}") from exc
+            raise StartError(f"store.redis_url: {exc}") from exc
         except BaseException:
             await self.engine.close()
             raise
@@ -131,12 +131,14 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         return str(name.decode())
 
     async def _check_life(self) -> None:
-        """The server was started again. Raises: StoreBroken – and is empty, or may have forgotten messages."""
+        """The server was started again. Raises: StoreBroken – and may have forgotten messages; Unavailable."""
         run = self.engine.home.run
         try:
             name = await self._life()
         except StartError as exc:
             raise StoreBroken(str(exc)) from exc
+        except OutcomeUnknown as exc:
+            raise Unavailable(str(exc), retry_after_ms=RETRY_AFTER_MS) from exc
         if name != self._incarnation:
             raise StoreBroken(
                 "Redis was started again and may have forgotten what it answered: its history has a new name, "
@@ -227,7 +229,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
             return None
         name = f"{pair_of(conv).index(sender)}{short_id(id)}"
         command = self.engine.script("find", conv, conv, self._writer, self._astray, FENCE_STANDS_S, name)
-        entry = await self.engine.one(command, write=True)
+        entry = await self.engine.one(command, write=False)  # a fence is no message
         return None if entry is None else message(conv, entry)
 
     async def read(
@@ -306,7 +308,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
     async def probe(self) -> None:
         """In a cluster every server is asked, and one is written to."""
         await self.engine.everywhere(("PING",))
-        await self.engine.one(("SET", f"{self.engine.prefix}probe", self._writer), write=True)
+        await self.engine.one(("SET", f"{self.engine.prefix}probe", self._writer), write=False)
 
     @whole
     async def counts(self) -> Counts:

@@ -115,7 +115,7 @@ class RedisLists:
 
     async def _repair(self, user: str) -> None:
         """Let what a commit is touching count as changed. See touch.lua."""
-        await self.engine.one(self.engine.script("repair", user, user, TOUCHING_S_MAX), write=True)
+        await self.engine.one(self.engine.script("repair", user, user, TOUCHING_S_MAX), write=False)
 
     @whole
     async def enroll(
