@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from chatd.errors import ConfigError, IdReuse, OutcomeUnknown, StartError, StoreBroken, Unavailable
-from chatd.model import Advance, Appended, Draft, Durability, Grown, Marks, MarksView, Message, peer_of
+from chatd.errors import ConfigError, OutcomeUnknown, StartError, StoreBroken, Unavailable
+from chatd.model import Advance, Draft, Durability, Marks, MarksView, Message, peer_of
 from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts
 from chatd.store.redis import checks
@@ -24,6 +23,7 @@ from chatd.store.redis.node import RETRY_AFTER_MS, Command, refused
 from chatd.store.redis.presence import RedisPresence
 from chatd.store.redis.push import RedisPush
 from chatd.store.redis.scripting import SCRIPTS
+from chatd.store.redis.work import Done, Work, committed, decode, sort
 
 FENCE_STANDS_S = 86_400
 SEQ_END = 2**53
@@ -33,39 +33,8 @@ LIFE_TAG = "=life"
 LISTED_MAX = 100_000
 FENCED = b"fenced"
 OVERTAKEN = "this commit was overtaken by a search for its messages"
-DUPLICATE, REUSED, HIDDEN = 1, 2, 4
 
 _pack = msgspec.msgpack.encode
-
-
-class _Done(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What the commit script says of one conversation."""
-
-    appended: list[tuple[int, int, int]]
-    grown: tuple[tuple[int, int, bool] | bool, tuple[int, int, bool] | bool]
-    private: bool
-    changed: bool
-    began: bool
-
-
-_decode = msgspec.msgpack.Decoder(list[_Done]).decode
-
-
-class _Work:
-    """The drafts and advances of one conversation, as the commit script takes them."""
-
-    __slots__ = ("advances", "at", "drafts", "pair")
-
-    def __init__(self, at: int, pair: tuple[str, str]) -> None:
-        self.at = at
-        self.pair = pair
-        self.drafts: list[tuple[int, str, str, int]] = []
-        self.advances: dict[tuple[int, str], tuple[int, int]] = {}  # (member, device) → delivered, read: maxima
-
-    def packed(self, conv: str) -> tuple[object, ...]:
-        """What the script takes of it."""
-        advances = [(*key, *marks) for key, marks in self.advances.items()]
-        return conv, tuple(dict.fromkeys(self.pair)), bucket_of(conv), self.drafts, advances
 
 
 class RedisStore(RedisPush, RedisAccounts, RedisPresence):
@@ -156,7 +125,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
     async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
         """One call of one script for all of it."""
         self.engine.check_open()
-        work = _sorted(drafts, advances)
+        work = sort(drafts, advances)
         if not work:
             return Committed((), ())
         self._epoch = epoch = self._epoch + 1
@@ -168,18 +137,18 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         except BaseException:  # also when the caller does not wait for it any more
             self._astray = max(self._astray, epoch)
             raise
-        return _committed(drafts, advances, work, done)
+        return committed(drafts, advances, work, done)
 
-    async def _commit_at_once(self, work: dict[str, _Work], epoch: int) -> list[_Done]:
+    async def _commit_at_once(self, work: dict[str, Work], epoch: int) -> list[Done]:
         """On one server: everything in one step."""
         arg = _pack([one.packed(conv) for conv, one in work.items()])
         command = self.engine.script("commit", next(iter(work)), self._writer, epoch, "1", arg)
         answer = await self.engine.one(command, write=True)
         if answer == FENCED:
             raise Unavailable(OVERTAKEN)
-        return _decode(answer)
+        return decode(answer)
 
-    async def _commit_apart(self, work: dict[str, _Work], epoch: int) -> list[_Done]:
+    async def _commit_apart(self, work: dict[str, Work], epoch: int) -> list[Done]:
         """In a cluster: a step a conversation, and before and after them a note in the slots of the users.
 
         Each conversation's part is stored or not as a whole. If it is not known of all, the outcome is unknown; who
@@ -212,7 +181,7 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
             known = len(bad) == len(answers) and all(one == FENCED or refused(one) for one in bad)
             text = OVERTAKEN if bad[0] == FENCED else str(bad[0])
             raise Unavailable(text, retry_after_ms=RETRY_AFTER_MS) if known else OutcomeUnknown(text)
-        done = [_decode(answer)[0] for answer in answers]
+        done = [decode(answer)[0] for answer in answers]
         changed = {conv: int(one.changed) for conv, one in zip(work, done, strict=True)}
         await self.engine.outcomes(  # what fails here is in the notes
             [
@@ -320,41 +289,3 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
                 conversations += sum(head > 0 for head in heads)
                 messages += sum(heads)
         return Counts(await self._users(), conversations, messages)
-
-
-def _sorted(drafts: Sequence[Draft], advances: Sequence[Advance]) -> dict[str, _Work]:
-    """The work by conversation, in order of first appearance. Raises: ValueError – somebody is in none of them."""
-    work: dict[str, _Work] = {}
-    for draft in drafts:
-        one = work.get(draft.conv)
-        if one is None:
-            one = work[draft.conv] = _Work(len(work), pair_of(draft.conv))
-        one.drafts.append((one.pair.index(draft.sender), short_id(draft.id), draft.body, draft.ts_ms))
-    for advance in advances:
-        one = work.get(advance.conv)
-        if one is None:
-            one = work[advance.conv] = _Work(len(work), pair_of(advance.conv))
-        key = (one.pair.index(advance.user), advance.device)
-        delivered, read = one.advances.get(key, (0, 0))
-        one.advances[key] = (max(delivered, advance.delivered), max(read, advance.read))
-    return work
-
-
-def _committed(
-    drafts: Sequence[Draft], advances: Sequence[Advance], work: dict[str, _Work], done: Sequence[_Done]
-) -> Committed:
-    """The script's answer in the shape of the contract: a result a draft, in their order."""
-    answers = [iter(one.appended) for one in done]
-    appended: list[Appended | IdReuse] = []
-    for draft in drafts:
-        seq, ts_ms, flags = next(answers[work[draft.conv].at])
-        if flags & REUSED:
-            appended.append(IdReuse("this id already names a message with another body"))
-            continue
-        stored = Message(draft.conv, seq, draft.id, draft.sender, draft.body, ts_ms, bool(flags & HIDDEN))
-        appended.append(Appended(stored, bool(flags & DUPLICATE)))
-    grown = []
-    for conv, user in dict.fromkeys((one.conv, one.user) for one in advances):
-        mine: Any = done[work[conv].at].grown[work[conv].pair.index(user)]
-        grown.append(Grown(conv, user, mine[0], mine[1], grew=mine[2], private=done[work[conv].at].private))
-    return Committed(appended, grown)
