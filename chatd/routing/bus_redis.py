@@ -21,6 +21,7 @@ LISTEN_S_MAX = 5.0
 AGAIN_S_MIN, AGAIN_S_MAX = 0.1, 5.0
 CONNECT_S_MAX = 5.0
 PING_S = 5.0
+CLOSE_S_MAX = 2 * PING_S
 # AttributeError: what redis-py raises when its connection is closed while it is written to.
 LOST = (RedisError, OSError, TimeoutError, AttributeError)
 
@@ -43,6 +44,7 @@ class RedisBus:
         self._ear: aioredis.client.PubSub | None = None
         self._sending = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
         self._forgetting: set[asyncio.Task[None]] = set()
 
     async def open(self, on_hint: OnHint, on_gap: Callable[[], None]) -> None:
@@ -72,10 +74,12 @@ class RedisBus:
 
     async def close(self) -> None:
         """See `Bus`."""
+        self._closing = True
         tasks = [*self._tasks, *self._forgetting]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:  # on Python 3.11 redis-py may swallow a cancellation: the loops see `_closing` in their next turn
+            await asyncio.wait(tasks, timeout=CLOSE_S_MAX)
         self._give_up(Unavailable("the server is stopping"))
         await self._publisher.aclose()
 
@@ -91,7 +95,7 @@ class RedisBus:
 
     async def _speak(self) -> None:
         pause_s = AGAIN_S_MIN
-        while True:
+        while not self._closing:
             if not self._queue:
                 self._queued.clear()
                 await self._queued.wait()
@@ -150,7 +154,7 @@ class RedisBus:
 
     async def _hear(self) -> None:
         pause_s, first = AGAIN_S_MIN, True
-        while True:
+        while not self._closing:
             client = self._client()
             ear: Any = client.pubsub()
             try:
@@ -178,7 +182,7 @@ class RedisBus:
     async def _take(self, ear: Any) -> None:
         """Take what comes; a connection that says nothing to a ping is lost."""
         silent = 0
-        while True:
+        while not self._closing:
             message = await ear.get_message(timeout=PING_S)
             if message is None:
                 silent += 1

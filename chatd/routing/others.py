@@ -35,6 +35,7 @@ class OtherProcesses:
         self._looked: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
 
     async def open(self) -> None:
         """Take the lease. Raises: StartError."""
@@ -46,9 +47,11 @@ class OtherProcesses:
 
     async def close(self) -> None:
         """Give it back."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:  # a driver may swallow a cancellation: the loops see `_closing` in their next turn
+            await asyncio.wait(self._tasks, timeout=self._lease_s)
         await self._board.close()
 
     # --- of this process --------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ class OtherProcesses:
 
     async def _tell(self) -> None:
         """Note and tell what changed, gathered: who changed and changed back costs nothing."""
-        while True:
+        while not self._closing:
             await self._wake.wait()
             await asyncio.sleep(GATHER_S)
             self._wake.clear()
@@ -111,7 +114,7 @@ class OtherProcesses:
 
     async def _live(self) -> None:
         """Renew the lease, and see who is dead. Half of a lease is left for one that was missed."""
-        while True:
+        while not self._closing:
             try:
                 self._presence.alive(await self._board.alive())
             except Refusal as exc:
@@ -120,7 +123,7 @@ class OtherProcesses:
 
     async def _sweep(self) -> None:
         """Forget whom nobody watches any more, and look again at the others, should a hint have been lost."""
-        while True:
+        while not self._closing:
             await asyncio.sleep(SWEEP_S)
             watched = self._presence.watched()
             for user in self._looked - watched:
