@@ -1,8 +1,8 @@
 """Two processes write one conversation through one Redis, each message tried at both: ``python -m bench.two_writers``.
 
-Each process sends what both users say, in batches and in an order of its own, so that every message is offered by both,
-and many at the same time. In the end the log is 1…n without a gap, each id stands in it once, and every answer that either
-process ever got names the seq at which the message stands. Exit code 1 if not.
+Each process sends what both users say, in batches and in an order of its own, so that every message is offered by
+both, and many at the same time. In the end the log is 1…n without a gap, each id stands in it once, and every answer
+that either process ever got names the seq at which the message stands. Exit code 1 if not.
 """
 
 from __future__ import annotations
