@@ -56,8 +56,10 @@ class Connection:
     __slots__ = (
         "_busy",
         "_inbox",
+        "_leave",
         "_logs",
         "_services",
+        "_welcomed",
         "_wire",
         "_work",
         "device",
@@ -76,6 +78,8 @@ class Connection:
         self.user = ""
         self.device = ""
         self.since_ms = 0
+        self._welcomed = False
+        self._leave: protocol.Goaway | None = None
         self._busy = False
         self._inbox: deque[bytes] | None = None  # frames that came in one read with one that waits
         self._work: asyncio.Task[None] | None = None
@@ -152,7 +156,7 @@ class Connection:
 
     def hint(self, payload: bytes) -> None:
         """See `Listener`."""
-        if not self.full and self.session.state is not State.CLOSED:
+        if self._welcomed and not self.full and self.session.state is not State.CLOSED:
             self._wire.write(payload)
 
     def reconcile(self) -> None:
@@ -168,8 +172,12 @@ class Connection:
         self._write(frame)
 
     def goaway(self, reason: str, reconnect_ms: int) -> None:
-        """Ask the client to come back elsewhere."""
-        self._write(protocol.Goaway(reason=reason, reconnect_ms=reconnect_ms))
+        """Ask the client to come back elsewhere; not before it was made welcome."""
+        frame = protocol.Goaway(reason=reason, reconnect_ms=reconnect_ms)
+        if self._welcomed:
+            self._write(frame)
+        else:
+            self._leave = frame
 
     def appended(self, draft: Draft, result: Appended, ref: object) -> None:
         """See `Origin`."""
@@ -330,6 +338,9 @@ class Connection:
                 ref=frame.ref,
             )
         )
+        self._welcomed = True
+        if self._leave is not None:
+            self._write(self._leave)
         await self._logs.open(self.user, self.device, None if reset else frame.since)
 
     async def _auth(self, frame: protocol.Auth) -> None:

@@ -22,8 +22,8 @@ AGAIN_S_MIN, AGAIN_S_MAX = 0.1, 5.0
 CONNECT_S_MAX = 5.0
 PING_S = 5.0
 CLOSE_S_MAX = 2 * PING_S
-# AttributeError: what redis-py raises when its connection is closed while it is written to.
-LOST = (RedisError, OSError, TimeoutError, AttributeError)
+# The last two: what redis-py and uvloop raise when a connection is closed while it is written to.
+LOST = (RedisError, OSError, TimeoutError, AttributeError, RuntimeError)
 
 log = structlog.get_logger("chatd.bus")
 
