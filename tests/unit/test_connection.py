@@ -314,3 +314,26 @@ async def test_a_mark_with_a_ref_is_answered_when_it_is_stored(rig: Rig) -> None
     bob.send("ack", conv=CONV, seq=1, ref="s")
     error = await bob.next("error")
     assert (error["code"], error["ref"]) == ("unavailable", "s")
+
+
+async def test_nobody_is_sent_away_or_told_who_types_before_they_were_made_welcome(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, works = Gate(), rig.memory.enroll
+
+    async def slow(*args: Any, **kwargs: Any) -> None:
+        gate.reached.set()
+        await gate.opened.wait()
+        await works(*args, **kwargs)
+
+    monkeypatch.setattr(rig.memory, "enroll", slow)
+    device = Device(rig.server)
+    device.send("hello", token=await rig.token("alice", "y"))
+    await gate.reached.wait()
+    device.connection.goaway("your place is another process", 1_000)
+    device.connection.hint(b'{"type":"typing","conv":"alice:bob","user":"bob","on":true}')
+    assert device.frames == []
+    gate.opened.set()
+    await device.until(lambda: len(device.frames) >= 2)
+    assert [frame["type"] for frame in device.frames[:2]] == ["welcome", "goaway"]
+    device.connection.lost()
