@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def test_the_text_alone_is_enough_to_build_it(vector: dict[str, Any]) -> None:
     def hashed(text: str) -> bytes:
         return blake2b(text.encode(), digest_size=8).digest()
 
-    points = [(hashed(f"{n}#{i}"), n) for n, w in vector["weights"].items() for i in range(128 * w)]
+    points = [(hashed(f"{n}#{i}"), n) for n, w in vector["weights"].items() for i in range(512 * w)]
     points.sort(key=lambda point: (point[0], point[1].encode()))
     assert [[point.hex(), name] for point, name in points[:3]] == vector["first_points"]
     for user, preferred in vector["users"].items():
@@ -92,11 +93,43 @@ def test_the_shares_are_the_whole(ring: Ring) -> None:
     assert sum(ring.shares().values()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("count", range(1, NODES_MAX + 1))
-def test_the_workers_of_one_host_have_even_shares(count: int) -> None:
+NAMES = {
+    "workers": [f"worker-{n}" for n in range(NODES_MAX)],
+    "addresses": [f"http://10.0.0.{n + 1}:8080" for n in range(NODES_MAX)],
+    "ports": [f"http://127.0.0.1:{8081 + n}" for n in range(NODES_MAX)],
+    "letters": [chr(ord("a") + n) for n in range(NODES_MAX)],
+    "random": [f"{random.Random(n).getrandbits(64):x}" for n in range(NODES_MAX)],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_shares_are_even_whatever_the_nodes_are_called(kind: str) -> None:
     """Exact, not sampled; the newest node's share is also what it took from the others when it joined."""
-    shares = Ring({f"worker-{n}": 1 for n in range(count)}).shares()
-    assert all(abs(share * count - 1) < WITHIN for share in shares.values())
+    for count in range(1, NODES_MAX + 1):
+        shares = Ring(dict.fromkeys(NAMES[kind][:count], 1)).shares()
+        assert all(abs(share * count - 1) < WITHIN for share in shares.values())
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_node_that_comes_or_goes_moves_its_share_of_users(kind: str) -> None:
+    users = [f"user-{n}" for n in range(10_000)]
+    smaller = Ring({NAMES[kind][0]: 1})
+    before = [smaller.place(user) for user in users]
+    for count in range(2, NODES_MAX + 1):
+        larger = smaller.add(NAMES[kind][count - 1])
+        after = [larger.place(user) for user in users]
+        moved = sum(one != other for one, other in zip(before, after, strict=True))
+        assert moved / len(users) == pytest.approx(1 / count, rel=WITHIN)
+        smaller, before = larger, after
+
+
+def test_a_part_of_the_nodes_judges_as_the_whole_does() -> None:
+    """Who is at home on a ring is so on any ring of some of its nodes: a view that lacks some sends nobody away."""
+    whole = Ring(dict.fromkeys(NAMES["workers"], 1))
+    part = Ring(dict.fromkeys(NAMES["workers"][::3], 1))
+    homes = [(user, whole.place(user)) for user in (f"user-{n}" for n in range(1_000))]
+    assert all(part.place(user) == home for user, home in homes if home in part.weights)
+    assert any(home not in part.weights for _, home in homes)
 
 
 def test_the_shares_are_those_that_users_see() -> None:
