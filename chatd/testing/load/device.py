@@ -27,17 +27,28 @@ class Device(asyncio.Protocol):
     """``on_frame``: called with every frame but answers to `history`; at first it acknowledges what comes.
 
     ``caught_up`` is done when the server said so; ``lost`` when nothing more can come, with the reason.
+    ``hello``: what it says first, in place of nothing but its token. ``connection``: this one's name in the record.
     """
 
-    def __init__(self, user: str, token: str, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        user: str,
+        token: str,
+        recorder: Recorder,
+        *,
+        hello: protocol.Hello | None = None,
+        connection: str = CONNECTION,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.user = user
         self.incarnation = ""
+        self.retry_after_ms: int | None = None
         self.on_frame: Callable[[ServerFrame], None] = self._acknowledge
         self.caught_up: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[str] = loop.create_future()
         self.record = recorder.device(user, "load")
-        self._token = token
+        self._hello = hello or protocol.Hello(token=token)
+        self._connection = connection
         self._transport: asyncio.Transport
         self._upgraded = False
         self._reading = False
@@ -67,6 +78,10 @@ class Device(asyncio.Protocol):
         """Go without a word."""
         self._transport.abort()
 
+    def deafen(self) -> None:
+        """Read nothing more, as on a network that has gone: the server does not know it yet."""
+        self._transport.pause_reading()
+
     def _write(self, frame: ClientFrame) -> None:
         payload = protocol.encode(frame)
         size = len(payload)
@@ -87,13 +102,15 @@ class Device(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         key = base64.b64encode(os.urandom(16)).decode()
         self._transport.write(
-            f"GET {protocol.WS_PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {protocol.WS_PATH}?user={self.user} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {protocol.SUBPROTOCOL}\r\n"
             f"Sec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more comes."""
+        self.record.closed(self._connection)
         self._lose("the connection ended")
 
     def data_received(self, data: bytes) -> None:
@@ -125,7 +142,8 @@ class Device(asyncio.Protocol):
             self._lose(f"no upgrade: {data[:200]!r}")
             return len(data)
         self._upgraded = True
-        self._write(protocol.Hello(token=self._token))
+        self.record.asked(self._connection)
+        self._write(self._hello)
         return head_end + 4
 
     def _take(self, first: int, payload: bytes) -> None:
@@ -141,16 +159,18 @@ class Device(asyncio.Protocol):
             self._lose(f"an unexpected frame: {first:#x}")
 
     def _frame(self, frame: ServerFrame) -> None:
-        self.record.received(CONNECTION, frame)
+        self.record.received(self._connection, frame)
         if type(frame) is protocol.Messages and frame.ref is not None and self._page is not None:
             self._page.set_result(frame)
             return
         if type(frame) is protocol.Welcome:
             self.incarnation = frame.incarnation
-            self.record.opened(CONNECTION, frame.incarnation, reset=frame.reset, watermarks={})
+            watermarks = self._hello.watermarks or {}
+            self.record.opened(self._connection, frame.incarnation, reset=frame.reset, watermarks=watermarks)
         elif type(frame) is protocol.CaughtUp:
             self.caught_up.set_result(None)
         elif type(frame) is protocol.Error:
+            self.retry_after_ms = frame.retry_after_ms
             self._lose(f"refused: {frame.code}: {frame.message}")
         self.on_frame(frame)
 
@@ -163,11 +183,23 @@ class Device(asyncio.Protocol):
             self.lost.set_result(why)
 
 
-async def connect(port: int, user: str, token: str, recorder: Recorder) -> Device:
+async def connect(
+    port: int,
+    user: str,
+    token: str,
+    recorder: Recorder,
+    *,
+    hello: protocol.Hello | None = None,
+    connection: str = CONNECTION,
+) -> Device:
     """A device that has said hello. Raises: BenchError – it cannot connect."""
     loop = asyncio.get_running_loop()
+
+    def made() -> Device:
+        return Device(user, token, recorder, hello=hello, connection=connection)
+
     try:
-        _, device = await loop.create_connection(lambda: Device(user, token, recorder), "127.0.0.1", port)
+        _, device = await loop.create_connection(made, "127.0.0.1", port)
     except OSError as exc:
         raise BenchError(f"cannot connect: {exc.strerror}") from exc
     return device

@@ -6,12 +6,13 @@ import asyncio
 import resource
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from chatd.accounts import Accounts
 from chatd.model import Account
 from chatd.passwords import Passwords
 from chatd.settings import AccountSettings, StoreSettings
+from chatd.store.base import Store
 from chatd.store.sqlite import SqliteStore
 from chatd.testing.history import Recorder, Report, check
 from chatd.testing.load.device import Device, connect
@@ -20,6 +21,7 @@ from chatd.testing.load.process import BenchError, ServerProcess
 CONNECTS_MAX = 64
 ANSWER_S_MAX = 60.0
 DEVICE = "load"
+S = TypeVar("S", bound=Store)
 
 
 async def prepare(
@@ -29,7 +31,13 @@ async def prepare(
 
     ``fill``: puts more into the store, after the users and before any device is known.
     """
-    store = SqliteStore(directory / "data", StoreSettings(synchronous="normal"))
+    return await prepare_in(SqliteStore(directory / "data", StoreSettings(synchronous="normal")), users, fill)
+
+
+async def prepare_in(
+    store: S, users: Iterable[str], fill: Callable[[S], Awaitable[None]] | None = None
+) -> dict[str, str]:
+    """The same in any store, which is opened and closed."""
     passwords = Passwords()
     await store.open()
     try:
@@ -69,7 +77,7 @@ class Fleet:
 
     async def connect(self, tokens: Mapping[str, str], users: Iterable[str]) -> None:
         """Connect these users' devices and wait until all of them are caught up."""
-        _allow_files()
+        allow_files()
         waiting = list(users)
 
         async def work() -> None:
@@ -132,7 +140,11 @@ async def judge(directory: Path, recorder: Recorder, unrecorded: int = 0) -> Rep
 
     ``unrecorded``: messages that the store was filled with before, outside the recorded conversations.
     """
-    store = SqliteStore(directory / "data", StoreSettings())
+    return await judge_in(SqliteStore(directory / "data", StoreSettings()), recorder, unrecorded)
+
+
+async def judge_in(store: Store, recorder: Recorder, unrecorded: int = 0) -> Report:
+    """The same for any store, which is opened and closed."""
     await store.open()
     try:
         counts = await store.counts()
@@ -142,6 +154,7 @@ async def judge(directory: Path, recorder: Recorder, unrecorded: int = 0) -> Rep
     return check(recorder.events)
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
+    """Let this process open as many files as it may."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

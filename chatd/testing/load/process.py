@@ -40,10 +40,13 @@ class BenchError(ChatdError):
 class ServerProcess:
     """``async with ServerProcess(directory) as server``: listens on ``server.port`` of the loopback address.
 
-    ``command``: what serves, with ``chatd serve``'s settings in its environment. Its output is in ``directory/log``.
+    ``command``: what serves, with ``chatd serve``'s settings in its environment, and ``settings`` in place of some of
+    them. Its output is in ``directory/log``.
     """
 
-    def __init__(self, directory: Path, command: Sequence[str] = SERVE) -> None:
+    def __init__(
+        self, directory: Path, command: Sequence[str] = SERVE, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.port = _free_port()
         self.start_ms = 0.0
         self._command = command
@@ -53,6 +56,7 @@ class ServerProcess:
             **SETTINGS,
             "CHATD_SERVER_PORT": str(self.port),
             "CHATD_SERVER_DATA_DIR": str(directory / "data"),
+            **(settings or {}),
         }
         self._process: asyncio.subprocess.Process
 
@@ -63,7 +67,7 @@ class ServerProcess:
                 *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
             )
         try:
-            while not _listens(self.port):
+            while not self._ready():
                 if self._process.returncode is not None or time.perf_counter() - began_s > START_S_MAX:
                     raise BenchError(f"the server did not start:\n{self.log_tail()}")
                 await asyncio.sleep(0.002)
@@ -87,31 +91,67 @@ class ServerProcess:
             await self._process.wait()
             raise BenchError(f"the server did not end within {STOP_S_MAX:.0f} s of SIGTERM") from None
 
+    def _ready(self) -> bool:
+        return _listens(self.port)
+
+    def log_text(self) -> str:
+        """All that the server wrote."""
+        return self._log.read_text("utf-8", "replace")
+
     def log_tail(self) -> str:
         """The last lines that the server wrote."""
-        return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-20:])
+        return "\n".join(self.log_text().splitlines()[-20:])
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def parts(self) -> dict[str, list[int]]:
+        """The process ids of what serves, by what they are: ``server``."""
+        return {"server": [self.pid]}
 
     @property
     def cpu_s(self) -> float:
-        """CPU time of the whole process, all its threads, user and system. Grain: 10 ms on most kernels."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        """See `cpu_s`."""
+        return cpu_s(self.pid)
 
     @property
     def rss_kib(self) -> int:
         """Resident memory of the process."""
-        return int(self._row("status", "VmRSS:").split()[0])
+        return rss_kib(self.pid)
 
     @property
     def written_bytes(self) -> int:
         """Bytes that the process has caused to be sent to the disk."""
-        return int(self._row("io", "write_bytes:"))
+        return int(_row(self.pid, "io", "write_bytes:"))
 
-    def _proc(self, name: str) -> str:
-        return Path(f"/proc/{self._process.pid}/{name}").read_text("ascii")
 
-    def _row(self, name: str, key: str) -> str:
-        return next(line[len(key) :] for line in self._proc(name).splitlines() if line.startswith(key))
+def cpu_s(pid: int) -> float:
+    """CPU time of a whole process, all its threads, user and system. Grain: 10 ms on most kernels."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def rss_kib(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(_row(pid, "status", "VmRSS:").split()[0])
+
+
+def cpu_by_part(server: ServerProcess) -> dict[str, float]:
+    """`cpu_s` of each part of a server, its processes together."""
+    return {part: sum(map(cpu_s, pids)) for part, pids in server.parts.items()}
+
+
+def rss_by_part(server: ServerProcess) -> dict[str, int]:
+    """`rss_kib` of each part of a server, its processes together."""
+    return {part: sum(map(rss_kib, pids)) for part, pids in server.parts.items()}
+
+
+def _row(pid: int, name: str, key: str) -> str:
+    lines = Path(f"/proc/{pid}/{name}").read_text("ascii").splitlines()
+    return next(line[len(key) :] for line in lines if line.startswith(key))
 
 
 def _free_port() -> int:

@@ -39,6 +39,7 @@ class Talk:
         self.sent = 0
         self.send_max: int | None = None
         self.closed_loop = False
+        self.to_sent_s: list[float] = []
         self.to_recipient_s: list[float] = []
         self.to_receipt_s: list[float] = []
         self.late_s: list[float] = []
@@ -121,6 +122,7 @@ class Talker:
                         self._talk.to_recipient_s.append(now - self._talk.started[entry.id])
                 self._device.ack(self._conv, frame.messages[-1].seq)
             case protocol.Sent():
+                self._talk.to_sent_s.append(time.perf_counter() - self._talk.started[frame.id])
                 self._in_flight.append((frame.seq, frame.id))
             case protocol.Receipt() if frame.user == self._peer:
                 self._receipt(frame.delivered)

@@ -1,0 +1,46 @@
+"""``chatd cluster`` on a Redis of its own, measured as its parts: the router, its workers, Redis."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from chatd import settings
+from chatd.store.redis import RedisStore
+from chatd.testing.load.process import ServerProcess
+from chatd.testing.redis_server import RedisServer
+
+GREETING = "chatd cluster serves on "
+
+
+class ClusterProcess(ServerProcess):
+    """A router with so many workers; `ServerProcess` as a whole."""
+
+    def __init__(self, directory: Path, redis: RedisServer, workers: int) -> None:
+        command = (sys.executable, "-m", "chatd", "cluster", "--workers", f"{workers}")
+        shared = {
+            "CHATD_STORE_KIND": "redis",
+            "CHATD_STORE_REDIS_URL": redis.url,
+            "CHATD_CLUSTER_BUS_URL": redis.url,
+        }
+        super().__init__(directory, command, shared)
+        self._redis = redis
+
+    def _ready(self) -> bool:
+        return GREETING in self.log_text()
+
+    @property
+    def parts(self) -> dict[str, list[int]]:
+        """``router``, ``workers`` and ``redis``."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
+        return {
+            "router": [self.pid],
+            "workers": [int(pid) for pid in children.split()],
+            "redis": [self._redis.pid],
+        }
+
+
+def store_of(redis: RedisServer) -> RedisStore:
+    """The store in this Redis, for this process."""
+    overrides = {"store.kind": "redis", "store.redis_url": redis.url}
+    return RedisStore(settings.load(env={}, overrides=overrides).store)
