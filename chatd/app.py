@@ -35,7 +35,10 @@ from chatd.routing.bus import Board, Bus
 from chatd.routing.bus_redis import RedisBus
 from chatd.routing.exchange import Exchange
 from chatd.routing.handover import Handover
+from chatd.routing.members_redis import RedisMembers
+from chatd.routing.membership import SETTLE_S, Member, Membership
 from chatd.routing.others import OtherProcesses
+from chatd.routing.proxying import host_and_port
 from chatd.routing.ring import Ring
 from chatd.sequencer import Sequencer
 from chatd.services import Services
@@ -111,6 +114,8 @@ class Server:
         self._broken = False
         self._listening: asyncio.Server | None = None
         self._handover: Handover | None = None
+        self._membership: Membership | None = None
+        self._judging: asyncio.TimerHandle | None = None
         self._doors: set[Door] = set()
         self._stack = AsyncExitStack()
         self.accounts: Accounts
@@ -148,6 +153,7 @@ class Server:
                 await self._serve_handed(handed)
             elif listen:
                 await self._listen()
+                self._advertise()
         except BaseException:
             await self.stop()
             raise
@@ -327,6 +333,10 @@ class Server:
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
         if self._handover is not None:
+        if self._judging is not None:
+            self._judging.cancel()
+        if self._membership is not None:
+            await self._membership.close()
             await self._handover.drain(HANG_UP_S_MAX)
         self.sockets.draining = True
         if self._listening is not None:
@@ -375,6 +385,24 @@ class Server:
         self.sockets.goaway_some(lambda u: ring.place(u) == me, "your place is another process", RECONNECT_SPREAD_MS)
 
     async def _listen(self) -> None:
+    def _advertise(self) -> None:
+        """Join the ring of the routers, and send home who belongs to another one of them."""
+        cluster = self.settings.cluster
+        if not cluster.advertise:
+            return
+        host_and_port(cluster.advertise, "cluster.advertise")
+        me = Member(cluster.advertise, cluster.weight, secrets.token_hex(8))
+        members = RedisMembers(cluster.bus_url)
+        self._membership = Membership(members, lease_s=cluster.lease_s, on_change=self._on_members, me=me)
+        self._membership.start()
+
+    def _on_members(self, weights: Mapping[str, int]) -> None:
+        me = self.settings.cluster.advertise
+        if self._judging is not None:
+            self._judging.cancel()
+        if me in weights:  # else the lease was lost for a while: whoever is here may stay
+            self._judging = asyncio.get_running_loop().call_later(SETTLE_S, self._on_view, me, weights)
+
         settings = self.settings
         doorway = await self._doorway()
         try:

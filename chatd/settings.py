@@ -285,6 +285,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     accounts: AccountSettings = field(default_factory=AccountSettings)
+    advertise: Annotated[
+        str,
+        Meta(
+            description="Where routers reach this `chatd serve`, as http://10.0.0.2:8080: it is noted at "
+            'cluster.bus_url, and every `chatd cluster` with that URL sends it its share of users; "": nowhere.'
+        ),
+    ] = ""
+    weight: Annotated[
+        int, Meta(ge=1, le=64, description="Shares of this process among those that are advertised.")
+    ] = 1
     limits: LimitSettings = field(default_factory=LimitSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
@@ -437,3 +447,5 @@ def _consistent(settings: Settings) -> Settings:
     if push.retry_s_min > push.retry_s_max:
         raise ConfigError(f"push.retry_s_min: {push.retry_s_min} is longer than push.retry_s_max ({push.retry_s_max})")
     return settings
+    if settings.cluster.advertise and not settings.cluster.bus_url:
+        raise ConfigError("cluster.bus_url: needed with cluster.advertise")

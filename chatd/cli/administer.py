@@ -53,6 +53,8 @@ class Place:
                 raise
             return await admin.call(socket, verb, args)  # a server holds the lock
         try:
+            if server.exchange is not None:  # so that the processes that serve hear of it
+                await server.exchange.open()
             return await admin.run(server.administered, verb, args)
         finally:
             await server.stop()

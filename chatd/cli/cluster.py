@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import structlog
 
 from chatd.cli.common import load_settings, place_options
 from chatd.cli.process import END_GRACE_S, configure_logging, loop_factory, raise_open_files
-from chatd.errors import EXIT_FAILED, ConfigError
+from chatd.errors import EXIT_FAILED, ChatdError, ConfigError
 from chatd.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ def cluster(
 ) -> None:
     """Run many processes behind a router, until SIGTERM or ^C; SIGHUP restarts them one after the other."""
     settings = load_settings(config, data_dir, {"server.host": host, "server.port": port})
+    own = worker_command is None
     if worker_command is None:
-        _check(settings)
+        if workers != 0:
+            _check(settings)
         place = [*(("--config", str(config)) if config else ()), *(("--data-dir", data_dir) if data_dir else ())]
         address = ("--host", settings.server.host)
         worker_command = shlex.join(
@@ -53,7 +56,7 @@ def cluster(
     raise_open_files(ROUTER_FILES)
     count = len(os.sched_getaffinity(0)) if workers is None else workers
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        in_order = runner.run(_cluster(settings, count, shlex.split(worker_command)))
+        in_order = runner.run(_cluster(settings, count, shlex.split(worker_command), greet_first=own and count > 0))
     if not in_order:
         sys.exit(EXIT_FAILED)
 
@@ -67,10 +70,17 @@ def _check(settings: Settings) -> None:
         )
     if not settings.cluster.bus_url:
         raise ConfigError("cluster.bus_url: needed, or the processes would not hear of each other's messages")
+    if settings.cluster.advertise:
+        raise ConfigError("cluster.advertise: for `chatd serve`, which has a port of its own; these workers have none")
 
 
-async def _cluster(settings: Settings, count: int, command: list[str]) -> bool:
-    """Returns: whether all workers ended in order. Raises: StartError, ConfigError."""
+async def _cluster(settings: Settings, count: int, command: list[str], *, greet_first: bool) -> bool:
+    """``greet_first``: tell the first administrator the way. Returns: whether all workers ended in order.
+
+    Raises: StartError, ConfigError.
+    """
+    from chatd.routing.members_redis import RedisMembers
+    from chatd.routing.membership import Membership
     from chatd.routing.router import Router
     from chatd.routing.supervisor import Supervisor
 
@@ -95,19 +105,46 @@ async def _cluster(settings: Settings, count: int, command: list[str]) -> bool:
             loop.add_signal_handler(number, on_signal)
         loop.add_signal_handler(signal.SIGHUP, supervisor.restart)
         await router.start(settings.server.host, settings.server.port)
-        greeting = loop.create_task(_greet(router, names, settings.server.host))
+        members = None
+        if url := settings.cluster.bus_url:
+            members = Membership(RedisMembers(url), lease_s=settings.cluster.lease_s, on_change=router.follow)
+            members.start()
+        greeting = loop.create_task(_greet(router, names, settings, first=greet_first))
         supervisor.start()
         try:
             await stopping.wait()
         finally:
             greeting.cancel()
             in_order = await supervisor.stop()
+            if members is not None:
+                await members.close()
             await router.stop()
     return in_order
 
 
-async def _greet(router: Router, names: list[str], host: str) -> None:
-    """Say where it is as soon as every worker is ready."""
+async def _greet(router: Router, names: list[str], settings: Settings, *, first: bool) -> None:
+    """Say where it is as soon as every worker is ready, and how the ``first`` administrator comes in."""
     await router.until(lambda: all(router.ready(name) for name in names))
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(f"chatd cluster serves on http://{shown}:{router.port} with {len(names)} workers\n\n^C ends it.")
+    host = settings.server.host
+    host = f"[{host}]" if ":" in host else host
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is only shown
+    url = f"http://{host}:{router.port}"
+    next_steps = await _next_steps(settings, url) if first else []
+    click.echo("\n".join([f"chatd cluster serves on {url} with {len(names)} workers", "", *next_steps, "^C ends it."]))
+
+
+async def _next_steps(settings: Settings, url: str) -> list[str]:
+    """As `chatd serve` has them; none if the store cannot be asked now."""
+    from chatd.app import Server
+    from chatd.cli.serve import next_steps
+
+    server = Server(settings)
+    try:
+        await server.open()
+        try:
+            return [*await next_steps(server, url), ""]
+        finally:
+            await server.stop()
+    except ChatdError as exc:
+        structlog.get_logger("chatd.supervisor").warning("no_next_steps", error=str(exc))
+        return []

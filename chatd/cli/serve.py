@@ -62,7 +62,7 @@ async def _serve(settings: Settings, handed: Path | None, *, supervised: bool) -
     try:
         await server.serve_admin()
         if handed is None:
-            click.echo(_greeting(server, await _next_steps(server)))
+            click.echo(_greeting(server, await next_steps(server, server.url)))
         await stopping.wait()
     finally:
         await server.stop(drain_s=settings.timing.drain_s)
@@ -89,8 +89,9 @@ def _greeting(server: Server, next_steps: list[str]) -> str:
     return "\n".join([*lines, *next_steps, "", "^C ends it."])
 
 
-async def _next_steps(server: Server) -> list[str]:
-    me, url = program(), server.url
+async def next_steps(server: Server, url: str) -> list[str]:
+    """What to type next, at this URL; where nobody has an account yet, the first administrator's invite."""
+    me = program()
     if server.accounts.registration == "open" or await server.accounts.list_users(limit=1):
         pair = (("alice", "bob"), ("bob", "alice"))
         return ["Next, in two other terminals:", *(f"  {me} chat {who}@{url} --to {peer}" for who, peer in pair)]

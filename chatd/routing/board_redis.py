@@ -34,19 +34,17 @@ class RedisBoard:
     """See `Board`. Leases end by Redis's own clock, so the clocks of the processes do not matter."""
 
     def __init__(self, url: str, *, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._url = url
         self._now_s = now_s
         self._process = ""
         self._lease_s = 0.0
         self._noted: set[str] = set()
-        self._client: aioredis.Redis
+        self._client: aioredis.Redis = aioredis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
+        )
 
     async def open(self, process: str, lease_s: float) -> None:
         """See `Board`."""
         self._process, self._lease_s = process, lease_s
-        self._client = aioredis.Redis.from_url(
-            self._url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
-        )
         try:
             await self.alive()
         except Unavailable as exc:
@@ -56,8 +54,9 @@ class RedisBoard:
     async def close(self) -> None:
         """See `Board`."""
         try:
-            with _translating():
-                await self._client.zrem(LEASES, self._process)
+            if self._process:
+                with _translating():
+                    await self._client.zrem(LEASES, self._process)
         except Unavailable:  # it runs out
             return
         finally:

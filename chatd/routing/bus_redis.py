@@ -21,6 +21,8 @@ LISTEN_S_MAX = 5.0
 AGAIN_S_MIN, AGAIN_S_MAX = 0.1, 5.0
 CONNECT_S_MAX = 5.0
 PING_S = 5.0
+FLUSH_S_MAX = 1.0
+"""What was published is sent before the bus is left, as far as it goes in so long."""
 CLOSE_S_MAX = 2 * PING_S
 # The last two: what redis-py and uvloop raise when a connection is closed while it is written to.
 LOST = (RedisError, OSError, TimeoutError, AttributeError, RuntimeError)
@@ -40,17 +42,17 @@ class RedisBus:
         self._channels: dict[bytes, asyncio.Future[None] | None] = {}  # None: it is listened to
         self._on_hint: OnHint = lambda user, letter: None
         self._on_gap: Callable[[], None] = lambda: None
-        self._publisher: aioredis.Redis
+        self._publisher = self._client()
         self._ear: aioredis.client.PubSub | None = None
         self._sending = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
+        self._leaving = False
         self._forgetting: set[asyncio.Task[None]] = set()
 
     async def open(self, on_hint: OnHint, on_gap: Callable[[], None]) -> None:
         """See `Bus`."""
         self._on_hint, self._on_gap = on_hint, on_gap
-        self._publisher = self._client()
         try:
             await self._publisher.ping()
         except (RedisError, OSError) as exc:
@@ -74,6 +76,10 @@ class RedisBus:
 
     async def close(self) -> None:
         """See `Bus`."""
+        self._leaving = True
+        self._queued.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks[1:], timeout=FLUSH_S_MAX)
         self._closing = True
         tasks = [*self._tasks, *self._forgetting]
         for task in tasks:
@@ -97,8 +103,11 @@ class RedisBus:
         pause_s = AGAIN_S_MIN
         while not self._closing:
             if not self._queue:
+                if self._leaving:
+                    return
                 self._queued.clear()
                 await self._queued.wait()
+                continue
             some = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_HINTS_MAX))]
             try:
                 pipeline = self._publisher.pipeline(transaction=False)

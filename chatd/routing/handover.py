@@ -63,6 +63,7 @@ class Link:
     """The router's end: one worker that listens at ``path``, connected to again and again as long as it `run`s.
 
     ``retry`` gets a client back whom the worker did not take after all; ``on_change`` is called when `ready` changed.
+    ``heard_at_s``: when the worker last said that it is ready, on the loop's clock.
     At WAITING_CONNECTIONS_MAX clients that wait for a busy worker, `take` refuses further ones.
     """
 
@@ -71,6 +72,7 @@ class Link:
     ) -> None:
         self.name = name
         self.ready = False
+        self.heard_at_s = float("-inf")
         self._path = path
         self._retry = retry
         self._on_change = on_change
@@ -143,6 +145,7 @@ class Link:
             word = b""
         if word == READY:
             self._heard = True
+            self.heard_at_s = asyncio.get_running_loop().time()
             if not self.ready:
                 self.ready = True
                 self._on_change()

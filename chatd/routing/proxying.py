@@ -54,6 +54,18 @@ def forwarded(head: bytes, address: str) -> tuple[bytes, bytes, bool] | None:
     return b"\r\n".join(kept) + b"\r\n\r\n", behind, upgrade
 
 
+def host_and_port(url: str, setting: str) -> tuple[str, int]:
+    """Of a node's address. Raises: ConfigError – not ``http://host:port``; the line names the setting."""
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is none
+        host, port = None, None
+    if parts.scheme != "http" or not host or not port or parts.path.strip("/"):
+        raise ConfigError(f"{setting}: {url} is not http://host:port")
+    return host, port
+
+
 class Proxied:
     """A node at ``http://host:port``. ``retry`` gets a client back if the node cannot be reached.
 
@@ -61,13 +73,7 @@ class Proxied:
     """
 
     def __init__(self, url: str, *, retry: Callable[[Client], None]) -> None:
-        parts = urlsplit(url)
-        try:
-            host, port = parts.hostname, parts.port
-        except ValueError:  # a port that is none
-            host, port = None, None
-        if parts.scheme != "http" or not host or not port or parts.path.strip("/"):
-            raise ConfigError(f"cluster.nodes: {url} is not http://host:port")
+        host, port = host_and_port(url, "cluster.nodes")
         self.name = url
         self._host, self._port = host, port
         self._retry = retry
@@ -78,6 +84,11 @@ class Proxied:
     def ready(self) -> bool:
         """Whether it could be reached lately, or has not been tried."""
         return asyncio.get_running_loop().time() >= self._down_until_s
+
+    @property
+    def idle(self) -> bool:
+        """Whether it serves nobody."""
+        return not self._serving
 
     async def run(self) -> None:
         """Nothing to do between connections; when cancelled, all of them are cut."""

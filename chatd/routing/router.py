@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 import structlog
 
-from chatd.errors import StartError
+from chatd.errors import ConfigError, StartError
 from chatd.model import is_user
 from chatd.protocol import WS_PATH
 from chatd.routing.handover import Client, Link, View
@@ -87,8 +87,8 @@ def user_of(head: bytes) -> str | None:
 class Router:
     """Listens, and places connections on ``workers`` (unix sockets of this host) and ``nodes`` (http://host:port).
 
-    ``workers``: name on the ring → path of its hand-over socket. A node's name is its URL. ``weights``: by name, 1
-    unless given. ``head_s``: a request's head must be there by then.
+    ``workers``: name on the ring → path of its hand-over socket. A node's name is its URL; `follow` brings further
+    ones. ``weights``: by name, 1 unless given. ``head_s``: a request's head must be there by then.
     """
 
     def __init__(
@@ -103,17 +103,24 @@ class Router:
         self._change = asyncio.Event()
         self._head_s = head_s
         self._links = {n: Link(n, path, retry=self.route, on_change=self._changed) for n, path in workers.items()}
-        self._targets: dict[str, Target] = {**self._links, **{url: Proxied(url, retry=self.route) for url in nodes}}
-        self.ring = Ring({name: (weights or {}).get(name, 1) for name in self._targets})
+        self._nodes = {url: Proxied(url, retry=self.route) for url in nodes}
+        self._former: dict[str, Proxied] = {}
+        self._targets: dict[str, Target] = {**self._links, **self._nodes}
+        self._fixed = {name: (weights or {}).get(name, 1) for name in self._targets}
+        self.ring = Ring(self._fixed)
         self._turns = itertools.count()
         self._listening: list[socket.socket] = []
         self._heads: dict[socket.socket, _Head] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._pause: asyncio.TimerHandle | None = None
 
     def ready(self, name: str) -> bool:
         """Whether connections are sent to this worker or node."""
         return self._targets[name].ready
+
+    def heard_at_s(self, name: str) -> float:
+        """When this worker last said that it is ready, on the loop's clock; −∞: it never did."""
+        return self._links[name].heard_at_s
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition that is looked at whenever a worker became ready or went away."""
@@ -139,7 +146,35 @@ class Router:
                 "stop what listens there, or choose another with --port"
             ) from exc
         self._listen()
-        self._tasks = [loop.create_task(target.run()) for target in self._targets.values()]
+        self._tasks = {target: loop.create_task(target.run()) for target in self._targets.values()}
+
+    def follow(self, members: Mapping[str, int]) -> None:
+        """These nodes, address → weight, are on the ring beside those that it began with, and no others.
+
+        Who is served by one that left stays there for as long as it lives. An address that is none is passed over.
+        """
+        weights = dict(self._fixed)
+        for url, weight in members.items():
+            if url in self._links:
+                continue
+            if url not in self._nodes and url not in self._former:
+                try:
+                    self._former[url] = Proxied(url, retry=self.route)
+                except ConfigError as exc:
+                    log.warning("node_refused", error=str(exc))
+                    continue
+                self._tasks[self._former[url]] = asyncio.get_running_loop().create_task(self._former[url].run())
+            weights[url] = weight
+        known = {**self._nodes, **self._former}
+        self._nodes = {url: node for url, node in known.items() if url in weights}
+        self._former = {url: node for url, node in known.items() if url not in weights}
+        for url, node in [*self._former.items()]:
+            if node.idle:
+                self._tasks.pop(node).cancel()
+                del self._former[url]
+        self._targets = {**self._links, **self._nodes}
+        self.ring = Ring(weights)
+        self._changed()
 
     def stop_listening(self) -> None:
         """Accept nothing more; who is not placed yet is answered that there is no worker."""
@@ -155,10 +190,10 @@ class Router:
     async def stop(self) -> None:
         """End: proxied connections are cut, those that were handed over stay."""
         self.stop_listening()
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks.values())
         for head in list(self._heads.values()):
             head.leave()
             head.socket.close()

@@ -20,6 +20,12 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.5, 30.0
 STEADY_S = 60.0
 """A worker that lived so long is started again at once, nearly, whatever happened before."""
 READY_S_MAX = 60.0
+HUNG_S_MAX = 30.0
+"""A worker that has said nothing for so long, and for longer than an orderly end may take, is killed.
+
+One that has not been ready yet is killed READY_S_MAX after its start.
+"""
+LOOK_S = 1.0
 
 log = structlog.get_logger("chatd.supervisor")
 
@@ -32,6 +38,7 @@ class Supervisor:
 
     def __init__(self, commands: Mapping[str, Sequence[str]], router: Router, *, end_s: float) -> None:
         self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self._started_at_s: dict[str, float] = {}
         self._commands = commands
         self._router = router
         self._end_s = end_s
@@ -39,12 +46,14 @@ class Supervisor:
         self._replaced: set[str] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._rolling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._in_order = True
 
     def start(self) -> None:
         """Start the workers."""
         loop = asyncio.get_running_loop()
         self._keepers = [loop.create_task(self._keep(name, command)) for name, command in self._commands.items()]
+        self._watching = loop.create_task(self._watch())
 
     def restart(self) -> None:
         """Restart the workers one after the other; nothing, while that is under way already."""
@@ -55,8 +64,9 @@ class Supervisor:
         """Accept nothing more, end all workers at the same time. Returns: whether each of them ended in order."""
         self._ending.set()
         self._router.stop_listening()
-        if self._rolling is not None:
-            self._rolling.cancel()
+        for task in (self._rolling, self._watching):
+            if task is not None:
+                task.cancel()
         self._signal_all(kill=False)
         if self._keepers:
             _, late = await asyncio.wait(self._keepers, timeout=self._end_s)
@@ -106,6 +116,7 @@ class Supervisor:
         except OSError as exc:
             return str(exc)
         self.processes[name] = process
+        self._started_at_s[name] = asyncio.get_running_loop().time()
         log.info("worker_started", worker=name, pid=process.pid)
         if self._ending.is_set():
             process.terminate()
@@ -113,6 +124,25 @@ class Supervisor:
         if process.stdin is not None:
             process.stdin.close()
         return str(code)
+
+    async def _watch(self) -> None:
+        """Kill who gives no sign of life; it is started again as after any death."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began_s = loop.time()
+            await asyncio.sleep(LOOK_S)
+            if loop.time() - began_s > 2 * LOOK_S:
+                continue  # it was this process that stood still: what was said meanwhile is not read yet
+            for name, process in self.processes.items():
+                if process.returncode is None and name not in self._replaced and self._hangs(name, loop.time()):
+                    log.error("worker_hangs", worker=name, pid=process.pid)
+                    process.kill()
+
+    def _hangs(self, name: str, now_s: float) -> bool:
+        started_at_s, heard_at_s = self._started_at_s[name], self._router.heard_at_s(name)
+        if heard_at_s < started_at_s:
+            return now_s - started_at_s > READY_S_MAX
+        return now_s - heard_at_s > max(HUNG_S_MAX, self._end_s)
 
     async def _roll(self) -> None:
         """Replace one worker after the other; each is ready again before the next one goes."""
