@@ -332,11 +332,11 @@ class Server:
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
-        if self._handover is not None:
         if self._judging is not None:
             self._judging.cancel()
         if self._membership is not None:
             await self._membership.close()
+        if self._handover is not None:
             await self._handover.drain(HANG_UP_S_MAX)
         self.sockets.draining = True
         if self._listening is not None:
@@ -384,7 +384,6 @@ class Server:
         ring = Ring(weights)
         self.sockets.goaway_some(lambda u: ring.place(u) == me, "your place is another process", RECONNECT_SPREAD_MS)
 
-    async def _listen(self) -> None:
     def _advertise(self) -> None:
         """Join the ring of the routers, and send home who belongs to another one of them."""
         cluster = self.settings.cluster
@@ -403,6 +402,7 @@ class Server:
         if me in weights:  # else the lease was lost for a while: whoever is here may stay
             self._judging = asyncio.get_running_loop().call_later(SETTLE_S, self._on_view, me, weights)
 
+    async def _listen(self) -> None:
         settings = self.settings
         doorway = await self._doorway()
         try:

@@ -277,14 +277,6 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "each believes X-Forwarded-For of this host by server.trusted_proxies."
         ),
     ] = ()
-
-
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of them, by section."""
-
-    server: ServerSettings = field(default_factory=ServerSettings)
-    store: StoreSettings = field(default_factory=StoreSettings)
-    accounts: AccountSettings = field(default_factory=AccountSettings)
     advertise: Annotated[
         str,
         Meta(
@@ -295,6 +287,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weight: Annotated[
         int, Meta(ge=1, le=64, description="Shares of this process among those that are advertised.")
     ] = 1
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of them, by section."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    accounts: AccountSettings = field(default_factory=AccountSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
@@ -441,11 +441,11 @@ def _consistent(settings: Settings) -> Settings:
         )
     if accounts.jwt_keys and not accounts.jwt_issuer:
         raise ConfigError("accounts.jwt_issuer: needed with accounts.jwt_keys")
+    if settings.cluster.advertise and not settings.cluster.bus_url:
+        raise ConfigError("cluster.bus_url: needed with cluster.advertise")
     push = settings.push
     if push.webhook_url and not push.webhook_secret:
         raise ConfigError("push.webhook_secret: needed with push.webhook_url")
     if push.retry_s_min > push.retry_s_max:
         raise ConfigError(f"push.retry_s_min: {push.retry_s_min} is longer than push.retry_s_max ({push.retry_s_max})")
     return settings
-    if settings.cluster.advertise and not settings.cluster.bus_url:
-        raise ConfigError("cluster.bus_url: needed with cluster.advertise")
