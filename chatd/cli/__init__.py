@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chatd.cli import administer, cluster, configure, messages, notify, serve, talk, tools
+from chatd.cli import administer, cluster, configure, messages, migrate, notify, serve, talk, tools
 from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
 
 EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
@@ -49,6 +49,7 @@ for _command in (
     administer.user,
     administer.token,
     notify.push,
+    migrate.migrate_store,
     talk.chat,
     messages.send,
     messages.tail,

@@ -46,7 +46,7 @@ class RedisAccounts:
 
     async def account(self, user: str) -> Account | None:
         """See `AccountStore`."""
-        return _account(user, await self.engine.one(self._load_account(user), write=False))
+        return account_of(user, await self.engine.one(self._load_account(user), write=False))
 
     @whole
     async def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
@@ -57,7 +57,7 @@ class RedisAccounts:
             command = ("ZRANGE", self._names(), begin, "+", "BYLEX", "LIMIT", 0, min(limit, TAGS_PER_CALL_MAX))
             names = [name.decode() for name in await self.engine.one(command, write=False)]
             rows = await self.engine.run([self._load_account(name) for name in names], write=False)
-            loaded = (_account(name, row) for name, row in zip(names, rows, strict=True))
+            loaded = (account_of(name, row) for name, row in zip(names, rows, strict=True))
             found += [account for account in loaded if account is not None]
             if len(names) < min(limit, TAGS_PER_CALL_MAX):
                 break
@@ -122,23 +122,23 @@ class RedisAccounts:
         fields = (f"d{device}", f"x{device}", f"t{device}")
         load: list[Command] = [("HMGET", self.engine.key(user, "devices"), *fields), self._load_account(user)]
         (born, expires, bound), row = await self.engine.run(load, write=False)
-        account = _account(user, row)
+        account = account_of(user, row)
         if born is None or bound != token.encode() or account is None:
             return None
-        return _device(user, device, born, expires), account
+        return device_of(user, device, born, expires), account
 
     async def device(self, user: str, device: str) -> Device | None:
         """See `AccountStore`."""
         command = ("HMGET", self.engine.key(user, "devices"), f"d{device}", f"x{device}")
         born, expires = await self.engine.one(command, write=False)
-        return None if born is None else _device(user, device, born, expires)
+        return None if born is None else device_of(user, device, born, expires)
 
     async def devices(self, user: str) -> Sequence[Device]:
         """See `AccountStore`."""
         flat = await self.engine.one(("HGETALL", self.engine.key(user, "devices")), write=False)
         fields = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
         found = [
-            _device(user, name[1:], value, fields.get(f"x{name[1:]}"))
+            device_of(user, name[1:], value, fields.get(f"x{name[1:]}"))
             for name, value in fields.items()
             if name[0] == "d"
         ]
@@ -176,7 +176,7 @@ class RedisAccounts:
         return True if made == 1 else None
 
 
-def _account(user: str, row: Sequence[Any]) -> Account | None:
+def account_of(user: str, row: Sequence[Any]) -> Account | None:
     """The account in a row of the ACCOUNT fields; None: none, or deleted."""
     password, admin, disabled, created_ms, shows, deleted = row
     if created_ms is None or deleted is not None:
@@ -191,6 +191,6 @@ def _account(user: str, row: Sequence[Any]) -> Account | None:
     )
 
 
-def _device(user: str, device: str, born: bytes, expires: bytes | None) -> Device:
+def device_of(user: str, device: str, born: bytes, expires: bytes | None) -> Device:
     name, created_ms = msgspec.json.decode(born, type=tuple[str, int])
     return Device(user, device, name, created_ms, None if expires is None else int(expires))

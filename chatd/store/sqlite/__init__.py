@@ -34,6 +34,17 @@ LOCK_NAME = "chatd.lock"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+class DirectoryInUse(StartError):
+    """``holder``: the id of the process that uses it, or ``?``."""
+
+    def __init__(self, directory: Path, holder: str) -> None:
+        super().__init__(
+            f"data directory {directory} is in use by process {holder}: "
+            "stop it, or give this one another directory with --data-dir"
+        )
+        self.holder = holder
+
+
 class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
     """`Store` over ``directory/chatd.db``. See chatd.store.base for what it promises."""
 
@@ -129,10 +140,7 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
         except OSError as exc:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)
-            raise StartError(
-                f"data directory {self.directory} is in use by process {holder or '?'}: "
-                "stop it, or give this one another directory with --data-dir"
-            ) from exc
+            raise DirectoryInUse(self.directory, holder or "?") from exc
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd

@@ -10,7 +10,7 @@ from chatd.model import Account, Device
 from chatd.store.sqlite.engine import QUERY, Engine
 
 
-def _account(row: Sequence[Any]) -> Account:
+def account_of(row: Sequence[Any]) -> Account:
     user, password_hash, admin, disabled, created_ms, shows_last_seen = row
     return Account(user, password_hash, bool(admin), bool(disabled), created_ms, bool(shows_last_seen))
 
@@ -30,12 +30,12 @@ class SqliteAccounts:
     async def account(self, user: str) -> Account | None:
         """See `AccountStore`."""
         row = await self.engine.read(lambda db: db.execute(QUERY["account"], (user,)).fetchone())
-        return None if row is None else _account(row)
+        return None if row is None else account_of(row)
 
     async def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
         """See `AccountStore`."""
         rows = await self.engine.read(lambda db: db.execute(QUERY["accounts"], (after, limit)).fetchall())
-        return [_account(r) for r in rows]
+        return [account_of(r) for r in rows]
 
     async def set_password(self, user: str, password_hash: str) -> bool:
         """See `AccountStore`."""
@@ -63,7 +63,7 @@ class SqliteAccounts:
     async def identity(self, token_hash: bytes) -> tuple[Device, Account] | None:
         """See `AccountStore`."""
         row = await self.engine.read(lambda db: db.execute(QUERY["identity"], (token_hash,)).fetchone())
-        return None if row is None else (Device(*row[:5]), _account(row[5:]))
+        return None if row is None else (Device(*row[:5]), account_of(row[5:]))
 
     async def device(self, user: str, device: str) -> Device | None:
         """See `AccountStore`."""

@@ -230,3 +230,42 @@ SELECT key, a, b, member, last, hidden, base, iif(shown, told, 0), ts_ms >= :new
        EXISTS (SELECT 1 FROM block WHERE blocker = a AND blocked = b)
        OR EXISTS (SELECT 1 FROM block WHERE blocker = b AND blocked = a) AS apart
 FROM marked WHERE shown OR (young AND last > base AND NOT apart);
+
+-- name: leaving_convs
+SELECT key, a, b FROM conversation WHERE key > ? ORDER BY key LIMIT ?;
+
+-- name: leaving_blocks
+SELECT DISTINCT min(blocker, blocked), max(blocker, blocked) FROM block
+WHERE NOT EXISTS (SELECT 1 FROM conversation WHERE a = min(blocker, blocked) AND b = max(blocker, blocked))
+ORDER BY 1, 2;
+
+-- name: leaving_messages
+SELECT seq, sender, id, ts_ms, hidden, body FROM message WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?;
+
+-- name: leaving_hidden
+SELECT count(*) FROM message WHERE conversation = ? AND seq <= ? AND hidden <> 0;
+
+-- name: leaving_visible
+SELECT sum(hidden <> 0), coalesce(max(seq) FILTER (WHERE sender = 0 AND hidden = 0), 0),
+       coalesce(max(seq) FILTER (WHERE sender = 1 AND hidden = 0), 0)
+FROM message WHERE conversation = ?;
+
+-- name: leaving_marks
+SELECT member, device, position, delivered, read FROM mark WHERE conversation = ?;
+
+-- name: leaving_account
+SELECT deleted, last_seen_ms, user, password_hash, admin, disabled, created_ms, shows_last_seen FROM account
+WHERE user = ?;
+
+-- name: leaving_devices
+SELECT user, device, name, created_ms, expires_ms, token_hash FROM device WHERE user = ? ORDER BY device;
+
+-- name: leaving_subscriptions
+SELECT user, device, kind, endpoint, keys, created_ms FROM subscription WHERE user = ? ORDER BY device;
+
+-- name: leaving_index
+SELECT a, b FROM (
+    SELECT key, a, b, changed FROM conversation WHERE a = :user AND head > 0
+    UNION ALL
+    SELECT key, a, b, changed FROM conversation WHERE b = :user AND a <> :user AND head > 0
+) ORDER BY changed, key;
