@@ -77,7 +77,6 @@ async def _copy(source: Source, target: Target, tell: Tell) -> int:
         async for names in users:
             await target.put_users(await source.users(names))
     await target.put_rest(await source.rest())
-    tell(Progress("copying", total, total))
     return copied
 
 

@@ -11,6 +11,7 @@ import click
 from chatd.cli.common import Failed, load_settings
 from chatd.errors import OutcomeUnknown, StartError, StoreBroken, Unavailable
 from chatd.migration import Moved, Progress
+from chatd.model import Durability
 from chatd.settings import Settings
 
 SCHEME = "sqlite:"
@@ -36,7 +37,8 @@ def migrate_store(source: str, target: str | None, config: Path | None) -> None:
     if not (directory / FILE_NAME).is_file():
         raise StartError(f"no {FILE_NAME} in {directory}: name the data directory of the server")
     settings = load_settings(config, str(directory), {"store.redis_url": target})
-    moved, seconds = asyncio.run(_move(directory, settings))
+    begun_s = time.monotonic()
+    moved, durability = asyncio.run(_move(directory, settings))
     counts = moved.counts
     if moved.differences:
         what = "; ".join(moved.differences)
@@ -45,11 +47,12 @@ def migrate_store(source: str, target: str | None, config: Path | None) -> None:
         raise Failed(f"not equal, so the target stays closed: {what}; empty it and begin anew")
     click.echo(
         f"Moved and equal on both sides: {counts.users} users, {counts.conversations} conversations, "
-        f"{counts.messages} messages ({moved.copied} of them now) in {seconds:.1f} s."
+        f"{counts.messages} messages ({moved.copied} of them now) in {time.monotonic() - begun_s:.1f} s. "
+        f"Durability of the target: {durability}."
     )
 
 
-async def _move(directory: Path, settings: Settings) -> tuple[Moved, float]:
+async def _move(directory: Path, settings: Settings) -> tuple[Moved, Durability]:
     from chatd.migration import move
     from chatd.store.redis.arriving import RedisTarget
     from chatd.store.sqlite import DirectoryInUse, SqliteStore
@@ -61,7 +64,6 @@ async def _move(directory: Path, settings: Settings) -> tuple[Moved, float]:
         await store.open()
     except DirectoryInUse as exc:
         raise StartError(f"{directory} is in use by process {exc.holder}: stop it first") from exc
-    begun_s = time.monotonic()
     try:
         await target.open()
         try:
@@ -72,7 +74,7 @@ async def _move(directory: Path, settings: Settings) -> tuple[Moved, float]:
         raise Failed(f"{exc}: {AGAIN}") from exc
     finally:
         await store.close()
-    return moved, time.monotonic() - begun_s
+    return moved, target.durability
 
 
 class _Teller:

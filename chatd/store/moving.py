@@ -17,8 +17,9 @@ from chatd.model import Account, Device, Marks, Subscription
 from chatd.store.base import Counts
 
 PAGE_MESSAGES_MAX = 2_000
+PAGE_CONVERSATIONS_MAX = 100
 PIECE_MESSAGES_MAX = 1_000  # of one conversation in a page
-PAGE_BYTES_MAX = 2 * 1024 * 1024  # of bodies, and one message more in each conversation
+PAGE_BYTES_MAX = 2 * 1024 * 1024  # of bodies, and a message more in each conversation
 CONVERSATIONS_PER_PAGE = 500
 USERS_PER_PAGE = 500
 _pack = msgspec.msgpack.Encoder().encode
@@ -219,7 +220,7 @@ def page(logs: Mapping[str, Log]) -> list[Piece]:
         if limit > 0:
             pieces.append(Piece(conv, log.after, limit))
             room -= limit
-        if not room:
+        if not room or len(pieces) == PAGE_CONVERSATIONS_MAX:
             break
     return pieces
 

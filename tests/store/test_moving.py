@@ -129,7 +129,7 @@ async def test_an_empty_file_moves_too(tmp_path: Path, chatd_redis: RedisServer)
 
 async def refused(settings: StoreSettings) -> None:
     """Nobody can use a store to which half a history has come."""
-    with pytest.raises(StartError, match="moving"):
+    with pytest.raises(StartError, match="half of a history"):
         async with redis_store(settings):
             pass
 

@@ -29,6 +29,7 @@ FENCE_STANDS_S = 86_400
 SEQ_END = 2**53
 NOTHING = b"0 0 0 0 0 0 0 0 0 0 0"  # the state of a conversation without messages, see common.lua
 FORMAT = "1"  # of the keys and what stands in them
+MOVING = "moving"  # the format while a history comes from another store
 LIFE_TAG = "=life"
 LISTED_MAX = 100_000
 FENCED = b"fenced"
@@ -92,6 +93,8 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         args = (self.engine.prefix, LIFE_TAG, FORMAT, home.run, int(forgetful), secrets.token_hex(8))
         command = ("EVAL", SCRIPTS["life"].text, 1, key, *args)  # a server that was started again knows no scripts
         found, name = await self.engine.one(command, write=True, anyhow=True)
+        if found == MOVING.encode():
+            raise StartError("store.redis_url: half of a history is there: run `chatd migrate-store` to its end")
         if found != FORMAT.encode():
             raise StartError(
                 f"store.redis_url: the data under {self.engine.prefix!r} are of format {found.decode()}, "

@@ -13,10 +13,11 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from chatd.errors import OutcomeUnknown, StartError, Unavailable
+from chatd.model import Durability
 from chatd.settings import StoreSettings
 from chatd.store.base import Counts
 from chatd.store.moving import PAGE_BYTES_MAX, Entry, Found, Invite, Notes, Piece, Rest, User
-from chatd.store.redis import FORMAT, LIFE_TAG, RedisStore, checks
+from chatd.store.redis import FORMAT, LIFE_TAG, MOVING, RedisStore, checks
 from chatd.store.redis.accounts import ACCOUNT, NAMES_TAG
 from chatd.store.redis.names import bucket_of
 from chatd.store.redis.node import Command
@@ -30,7 +31,6 @@ from chatd.store.redis.records import (
     with_tokens,
 )
 
-MOVING: Final = "moving"  # a format of the store
 KEYS_PER_SCAN: Final = 1_000
 COMMANDS_PER_TRIP_MAX: Final = 2_000
 LOGS: Final = (b"}:log", b"}:ids")
@@ -39,7 +39,7 @@ _pack = msgspec.msgpack.encode
 
 
 class RedisTarget:
-    """`Target` over Redis. ``settings``: of the store that it becomes."""
+    """`Target` over Redis. ``settings``: of the store that it becomes. ``durability``: as `MessageStore`, once open."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
@@ -47,12 +47,13 @@ class RedisTarget:
         self._engine = self._store.engine
         self._life = self._engine.key(LIFE_TAG, "life")
         self._runs: set[bytes] = set()
+        self.durability: Durability = "memory"
 
     async def open(self) -> None:
         """Connect, and check that this Redis can be trusted with messages. Raises: StartError."""
         try:
             await self._engine.open()
-            await checks.durability(self._engine, self._settings.redis_durability)
+            self.durability = await checks.durability(self._engine, self._settings.redis_durability)
             self._runs = await self._servers()
         except (Unavailable, OutcomeUnknown) as exc:
             await self._engine.close()
@@ -110,8 +111,7 @@ class RedisTarget:
 
     async def _keys(self) -> AsyncIterator[list[bytes]]:
         """All keys of this store, some at a time; one may come twice."""
-        engine = self._engine
-        for node in dict.fromkeys(engine._slots) if engine.cluster else [engine.home]:
+        for node in self._engine.servers:
             cursor: bytes | int = 0
             while cursor != b"0":
                 command: Command = ("SCAN", cursor, "MATCH", f"{self._engine.prefix}*", "COUNT", KEYS_PER_SCAN)

@@ -107,6 +107,11 @@ class Engine:
         if self._sentinels is not None:
             await self._sentinels.close()
 
+    @property
+    def servers(self) -> list[Node]:
+        """Those that take writes, as far as is known."""
+        return list(dict.fromkeys(self._slots)) if self.cluster else [self.home]
+
     def check_open(self) -> None:
         """Raises: Unavailable – the store is closed."""
         if not self._opened:
