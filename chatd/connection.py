@@ -181,6 +181,7 @@ class Connection:
 
     def appended(self, draft: Draft, result: Appended, ref: object) -> None:
         """See `Origin`."""
+        self.session.settled(draft.conv, draft.id)
         message = result.message
         moved = not result.duplicate and self._logs.cursor.own(message.conv, message.seq)
         self._write(
@@ -200,8 +201,7 @@ class Connection:
 
     def refused(self, draft: Draft, refusal: Refusal, ref: object) -> None:
         """See `Origin`."""
-        if refusal.temporary:
-            self.session.hold(draft.conv, draft.id)
+        self._hold(draft.conv, draft.id, refusal)
         self._services.metrics.frames_refused += 1
         self._write(error_frame(refusal, ref=ref, id=draft.id, conv=draft.conv))  # type: ignore[arg-type]
 
@@ -240,11 +240,17 @@ class Connection:
         self._submit(frame, draft)
 
     def _refuse_send(self, frame: protocol.Send, conv: str | None, refusal: Refusal) -> None:
-        if refusal.temporary and conv is not None:
-            self.session.hold(conv, frame.id)
+        if conv is not None:
+            self._hold(conv, frame.id, refusal)
         self._services.metrics.messages_refused += 1
         self._services.metrics.frames_refused += 1
         self._write(error_frame(refusal, ref=frame.ref, id=frame.id, conv=conv))
+
+    def _hold(self, conv: str, message_id: str, refusal: Refusal) -> None:
+        if refusal.temporary:
+            self.session.hold(conv, message_id)
+        else:
+            self.session.settled(conv, message_id)
 
     def _advance(self, frame: protocol.Ack | protocol.Read, delivered: int, read: int) -> None:
         conv = frame.conv

@@ -17,7 +17,7 @@ from chatd.limits import TokenBucket
 from chatd.model import conv_of
 from chatd.settings import LimitSettings
 
-HELD_MAX = 1_000
+HELD_MESSAGES_MAX = 1_000
 
 
 class State(enum.Enum):
@@ -91,6 +91,7 @@ class Session:
         "_bytes",
         "_frames",
         "_held",
+        "_held_messages",
         "_limits",
         "_n",
         "_refusals",
@@ -110,7 +111,9 @@ class Session:
         self._bytes = TokenBucket(limits.bytes_per_s, limits.bytes_burst)
         self._refusals = 0
         self._n = 0
-        self._held: dict[str, str] = {}  # conversation: the id that must come next
+        # Conversation → what was refused for now, in order → whether it was repeated and is under way.
+        self._held: dict[str, dict[str, bool]] = {}
+        self._held_messages = 0
 
     def step(self, event: Event) -> None:
         """Move. Raises: IllegalTransition – the table has no such pair."""
@@ -172,8 +175,8 @@ class Session:
                 return self._out_of_order(frame, conv, f"send number {frame.n} came, {self._n + 1} was expected")
             self._n = frame.n
         held = self._held.get(conv or "")
-        if held is not None and held != frame.id:
-            return self._out_of_order(frame, conv, f"{held} was refused before it: send that again first")
+        if held is not None and (awaited := _awaited(held)) not in (None, frame.id) and not held.get(frame.id):
+            return self._out_of_order(frame, conv, f"{awaited} was refused before it: send that again first")
         wait_s = late or (self._take_send(now_s) if self._take_send is not None else 0.0)
         if wait_s:
             refusal = RateLimited("too many messages", retry_after_ms=_ms(wait_s))
@@ -181,23 +184,43 @@ class Session:
                 self.hold(conv, frame.id)
             return self._limited(error_frame(refusal, ref=frame.ref, id=frame.id, conv=conv))
         self._refusals = 0
-        if held is not None:
-            del self._held[conv or ""]
+        if held is not None and frame.id in held:
+            held[frame.id] = True
         return frame
 
     def hold(self, conv: str, message_id: str) -> None:
-        """A send was refused for now: later ones of its conversation wait until it is repeated."""
-        if len(self._held) < HELD_MAX:
-            self._held.setdefault(conv, message_id)
+        """A send was refused for now: what is refused after it, and what is new, waits until it was repeated."""
+        held = self._held.setdefault(conv, {})
+        if message_id not in held:
+            self._held_messages += 1
+        held[message_id] = False  # in its old place
 
-    def _out_of_order(self, frame: protocol.Send, conv: str | None, why: str) -> Answer:
-        return Answer(error_frame(OutOfOrder(why), ref=frame.ref, id=frame.id, conv=conv))
+    def settled(self, conv: str, message_id: str) -> None:
+        """A send was answered for good: nothing waits for it."""
+        held = self._held.get(conv)
+        if held is not None and held.pop(message_id, None) is not None:
+            self._held_messages -= 1
+            if not held:
+                del self._held[conv]
+
+    def _out_of_order(self, frame: protocol.Send, conv: str | None, why: str) -> Answer | Close:
+        error = error_frame(OutOfOrder(why), ref=frame.ref, id=frame.id, conv=conv)
+        if conv is not None and conv in self._held:
+            self.hold(conv, frame.id)
+            if self._held_messages >= HELD_MESSAGES_MAX:
+                return Close(4429, "too many refused messages wait", error)
+        return Answer(error)
 
     def _limited(self, error: protocol.Error) -> Answer | Close:
         self._refusals += 1
-        if self._refusals > self._limits.refusals_max or len(self._held) >= HELD_MAX:
+        if self._refusals > self._limits.refusals_max or self._held_messages >= HELD_MESSAGES_MAX:
             return Close(4429, "too fast", error)
         return Answer(error)
+
+
+def _awaited(held: dict[str, bool]) -> str | None:
+    """What must come next: the first that is not under way. None: all are, anything may follow."""
+    return next((id_ for id_, under_way in held.items() if not under_way), None)
 
 
 def _ms(wait_s: float) -> int:

@@ -126,9 +126,46 @@ def test_after_a_refusal_later_sends_of_that_conversation_wait_for_it() -> None:
     assert refusal(one.receive(send(2), 100.0)).code == "out_of_order"
     assert refusal(one.receive(send(3), 100.0)).code == "out_of_order"
     assert isinstance(one.receive(send(4, to="carol"), 100.0), protocol.Send)
+    for n in (1, 2, 3):
+        assert isinstance(one.receive(send(n), 100.0), protocol.Send)
+    for n in (1, 2, 3):
+        one.settled("alice:bob", uuid(n))
+    assert isinstance(one.receive(send(5), 100.0), protocol.Send)
+
+
+def test_a_refused_send_that_is_repeated_lets_nothing_new_past_what_was_refused_after_it() -> None:
+    one = session()
+    one.hold("alice:bob", uuid(1))
+    assert refusal(one.receive(send(2), 100.0)).code == "out_of_order"
+    assert isinstance(one.receive(send(1), 100.0), protocol.Send)  # repeated before its refusal was read
+    one.settled("alice:bob", uuid(1))
+    assert refusal(one.receive(send(3), 100.0)).code == "out_of_order"  # it was sent after 2
+    assert isinstance(one.receive(send(2), 100.0), protocol.Send)
+    assert isinstance(one.receive(send(2), 100.0), protocol.Send)  # twice: it is under way
+    one.settled("alice:bob", uuid(2))
+    assert isinstance(one.receive(send(3), 100.0), protocol.Send)
+
+
+def test_what_is_refused_twice_keeps_its_place() -> None:
+    one = session()
+    one.hold("alice:bob", uuid(1))
+    one.hold("alice:bob", uuid(2))
+    assert isinstance(one.receive(send(1), 100.0), protocol.Send)
+    one.hold("alice:bob", uuid(1))
+    assert refusal(one.receive(send(2), 100.0)).code == "out_of_order"
     assert isinstance(one.receive(send(1), 100.0), protocol.Send)
     assert isinstance(one.receive(send(2), 100.0), protocol.Send)
-    assert isinstance(one.receive(send(3), 100.0), protocol.Send)
+    assert isinstance(one.receive(send(3), 100.0), protocol.Send)  # all that was refused is under way before it
+
+
+def test_too_much_that_waits_for_a_refused_send_ends_the_connection() -> None:
+    one = session(replace(LIMITS, frames_burst=2_000, bytes_burst=10_000_000))
+    one.hold("alice:bob", uuid(0))
+    for n in range(1, 999):
+        assert refusal(one.receive(send(n), 100.0)).code == "out_of_order"
+    close = one.receive(send(999), 100.0)
+    assert isinstance(close, Close)
+    assert (close.code, close.reason) == (4429, "too many refused messages wait")
 
 
 def test_the_rate_of_frames() -> None:
