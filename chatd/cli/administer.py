@@ -54,7 +54,7 @@ class Place:
             return await admin.call(socket, verb, args)  # a server holds the lock
         try:
             if server.exchange is not None:  # so that the processes that serve hear of it
-                await server.exchange.open()
+                await server.exchange.open_to_tell()
             return await admin.run(server.administered, verb, args)
         finally:
             await server.stop()

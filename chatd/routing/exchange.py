@@ -74,6 +74,10 @@ class Exchange:
         await self._others.open()
         self._arm()
 
+    async def open_to_tell(self) -> None:
+        """Connect only to tell the others, as somebody who administers does. Raises: StartError."""
+        await self._bus.open(self._heard, self._gap)
+
     async def close(self) -> None:
         """Let go of the bus."""
         if self._timer is not None:

@@ -128,7 +128,7 @@ class Proxied:
             own = await asyncio.open_connection(sock=client.socket, limit=BUFFER_BYTES_MAX)
             writers.append(own[1])
             await _relay(client.head, peer, own, node)
-        except OSError as exc:  # either side went away: that is the end for both
+        except (OSError, RuntimeError) as exc:  # either side went away (uvloop says it so): that is the end for both
             log.debug("relay_ended", node=self.name, error=str(exc))
         finally:
             if len(writers) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from cluster_rig import PATIENCE_S, Cluster, cluster, gone
 
 from chatd import protocol
 from chatd.routing.ring import Ring
+from chatd.testing.redis_server import RedisServer
 
 RING = Ring({"worker-0": 1, "worker-1": 1})
 USERS = [f"user-{n}" for n in range(8)]
@@ -152,3 +154,55 @@ async def test_a_store_that_cannot_be_shared_is_refused(tmp_path: Path, kind: st
     assert err.decode().startswith(line)
     assert err.count(b"\n") == 1
     assert out == b""
+
+
+async def test_the_first_lines_help_the_first_administrator_and_a_verb_is_heard_by_every_process(
+    tmp_path: Path, chatd_redis: RedisServer
+) -> None:
+    async with cluster(
+        tmp_path, "--workers", "2", redis=chatd_redis.url, CHATD_ACCOUNTS_REGISTRATION="invite"
+    ) as running:
+        async with asyncio.timeout(PATIENCE_S):
+            while "^C ends it." not in running.said:
+                assert await running.read(), running.said
+        assert re.search(rf"{running.url}/join#\w+", running.said), running.said
+        await _chatd(tmp_path, chatd_redis, "user", "add", "alice", "--no-password")
+        speaker, _ = await running.speaker("alice")
+        assert "alice" in await _chatd(tmp_path, chatd_redis, "user", "list")
+        await _chatd(tmp_path, chatd_redis, "user", "disable", "alice")
+        _, code = await speaker.rest()
+        assert code == 4403
+        assert await running.end(signal.SIGTERM) == 0, running.said
+        assert "Traceback" not in running.said
+
+
+async def _chatd(directory: Path, redis: RedisServer, *args: str) -> str:
+    """A verb of the administration on the cluster's store."""
+    given = {"STORE_KIND": "redis", "STORE_REDIS_URL": redis.url, "STORE_REDIS_PREFIX": f"{directory.name}:"}
+    given |= {"CLUSTER_BUS_URL": redis.url, "SERVER_DATA_DIR": str(directory)}
+    env = {**os.environ, **{f"CHATD_{name}": value for name, value in given.items()}}
+    command = [sys.executable, "-m", "chatd", *args]
+    process = await asyncio.create_subprocess_exec(*command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    async with asyncio.timeout(PATIENCE_S):
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out
+    return out.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("CHATD_CLUSTER_BUS_URL", "", "chatd: cluster.bus_url: needed"),
+        ("CHATD_CLUSTER_ADVERTISE", "http://a:1", "chatd: cluster.advertise: for `chatd serve`"),
+    ],
+)
+async def test_workers_that_could_not_work_together_are_refused(
+    tmp_path: Path, name: str, value: str, line: str
+) -> None:
+    env = {**os.environ, "CHATD_STORE_KIND": "redis", "CHATD_CLUSTER_BUS_URL": "redis://127.0.0.1:1/0", name: value}
+    command = [sys.executable, "-m", "chatd", "cluster", "--workers", "2"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+    async with asyncio.timeout(PATIENCE_S):
+        _, err = await process.communicate()
+    assert process.returncode == 78
+    assert err.decode().startswith(line)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from router_rig import PATIENCE_S, routing
 
+from chatd.cli.process import loop_factory
 from chatd.routing import proxying
 from chatd.routing.proxying import forwarded
 
@@ -169,3 +172,39 @@ async def test_too_many_connections_of_a_node_are_refused(monkeypatch: pytest.Mo
             await reader.readuntil(b"\r\n\r\n")
         assert (await rig.refused(UPGRADE)).startswith("HTTP/1.1 503 ")
         writer.close()
+
+
+def test_a_client_that_goes_while_the_node_thinks_is_no_fault() -> None:
+    """In the loop that servers run in: uvloop tells of a closed connection in its own way."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        assert runner.run(_gone_while_the_node_thinks()) == []
+
+
+async def _gone_while_the_node_thinks() -> list[str]:
+    faults: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(str(context)))
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await told.wait()
+        writer.write(SWITCH)
+
+    async with asyncio.timeout(PATIENCE_S), _node(serve) as url, routing([], [url]) as rig:
+        node = rig.router._nodes[url]
+        _, writer = await rig.connect()
+        writer.write(UPGRADE)
+        await asked.wait()
+        client = writer.get_extra_info("socket")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        writer.transport.abort()
+        while not writer.transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for _ in range(20):  # turns in which the router hears of it
+            await asyncio.sleep(0.005)
+        told.set()
+        while not node.idle:  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0)
+    gc.collect()  # a task whose exception nobody took says so when it goes
+    return faults

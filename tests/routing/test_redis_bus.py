@@ -153,6 +153,19 @@ async def test_without_a_redis_it_does_not_start() -> None:
         await RedisBoard(url).open("p", 5.0)
 
 
+async def test_what_was_said_before_leaving_is_heard(redis: RedisServer) -> None:
+    async with End(redis.url) as one:
+        await one.bus.listen("alice")
+        async with End(redis.url) as two:
+            for number in range(600):
+                two.bus.publish("alice", b"%d" % number)
+
+        async def all_heard() -> bool:
+            return one.heard == [("alice", b"%d" % number) for number in range(600)]
+
+        await until_true(all_heard)
+
+
 async def test_a_note_ends_with_the_lease_of_its_process(redis: RedisServer) -> None:
     one, two = RedisBoard(redis.url), RedisBoard(redis.url)
     await one.open("one", 1.0)
