@@ -264,6 +264,7 @@ class Server:
             others,
             self.metrics,
             process=process,
+            incarnation=self.store.incarnation,
             reconcile_s=cluster.reconcile_s,
             spread_s=cluster.spread_s,
             random=random.random,

@@ -23,7 +23,7 @@ WATCHES_MAX = 1_000
 WATCH_USERS_MAX = 200
 MEMBERS_CACHED_MAX = 16_384  # conversations whose name was taken apart already: each message asks five times
 
-Durability = Literal["fsync", "os", "memory"]
+Durability = Literal["replicated", "fsync", "os", "memory"]
 PresenceState = Literal["online", "away", "offline"]
 
 _user = re.compile(USER_PATTERN)

@@ -89,6 +89,14 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "appendonly is yes and appendfsync always."
         ),
     ] = "auto"
+    redis_replicas: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16,
+            description="Redis: so many replicas must have a write before it is answered; sends wait while too few do.",
+        ),
+    ] = 0
     redis_timeout_s: Annotated[
         float, Meta(ge=0.05, le=60, description="Redis: seconds to wait for a connection, and for an answer.")
     ] = 5.0

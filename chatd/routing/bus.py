@@ -84,10 +84,11 @@ def watch_channel(user: str) -> str:
 
 
 class Letter(Struct, frozen=True, array_like=True, gc=False):
-    """A hint on its way. ``process``: who sent it, which does not want it back."""
+    """A hint on its way. ``process``: who sent it, which does not want it back; ``incarnation``: of its store."""
 
     process: str
     hint: AnyHint
+    incarnation: str = ""
 
 
 encode: Callable[[Letter], bytes] = msgspec.msgpack.Encoder().encode

@@ -35,8 +35,9 @@ log = structlog.get_logger("chatd.exchange")
 class Exchange:
     """A `FanOut` of the sequencer, and the ear of this process.
 
-    ``process`` names it. Every session is reconciled with the store every ``reconcile_s``, each at a time of its own,
-    and within ``spread_s`` after a gap of the bus: that is the bound within which a lost hint is found.
+    ``process`` names it, ``incarnation`` the history that it knows: in another one a seq may name another body, so its
+    messages and marks are for nobody here. Every session is reconciled with the store every ``reconcile_s``, each at a
+    time of its own, and within ``spread_s`` after a gap of the bus: within that a lost hint is found.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Exchange:
         metrics: Metrics,
         *,
         process: str,
+        incarnation: str = "",
         reconcile_s: float,
         spread_s: float,
         random: Callable[[], float],
@@ -60,6 +62,7 @@ class Exchange:
         self._others = others
         self._metrics = metrics
         self._process = process
+        self._incarnation = incarnation
         self._turns = max(1, round(reconcile_s))
         self._turn = 0
         self._spread_s = spread_s
@@ -111,7 +114,7 @@ class Exchange:
     def message(self, result: Appended, origin: object) -> None:
         """See `FanOut`. Whether somebody has the recipient is also what the push waits for."""
         message = result.message
-        letter = wire.encode(Letter(self._process, MessageHint(message)))
+        letter = wire.encode(Letter(self._process, MessageHint(message), self._incarnation))
         recipient = peer_of(message.conv, message.sender)
         for user in dict.fromkeys(members_of(message.conv) or ()):
             if user != recipient or user == message.sender or self._delivery.has(user):
@@ -122,7 +125,7 @@ class Exchange:
     def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
         """See `FanOut`."""
         know = tuple(a.device for a in advances if a.read >= grown.read and max(a.delivered, a.read) >= grown.delivered)
-        letter = wire.encode(Letter(self._process, MarksHint(grown, know)))
+        letter = wire.encode(Letter(self._process, MarksHint(grown, know), self._incarnation))
         for user in dict.fromkeys(members_of(grown.conv) or ()):
             if not grown.private or user == grown.user:
                 self._bus.publish(user, letter)
@@ -148,7 +151,7 @@ class Exchange:
         self._publish(user, PrivacyHint(on))
 
     def _publish(self, user: str, hint: AnyHint) -> None:
-        self._bus.publish(user, wire.encode(Letter(self._process, hint)))
+        self._bus.publish(user, wire.encode(Letter(self._process, hint, self._incarnation)))
 
     # --- what others tell -------------------------------------------------------------------------------
 
@@ -161,6 +164,8 @@ class Exchange:
         if letter.process == self._process:
             return
         self._metrics.hints_heard += 1
+        if letter.incarnation != self._incarnation and isinstance(letter.hint, (MessageHint, MarksHint)):
+            return
         match letter.hint:
             case MessageHint(message=message):
                 self._delivery.message_to(user, message)

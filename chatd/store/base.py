@@ -57,7 +57,10 @@ class MessageStore(Protocol):
 
     @property
     def durability(self) -> Durability:
-        """What a returned commit survives: ``fsync`` a power cut, ``os`` a crash of the process, ``memory`` nothing."""
+        """What a returned commit survives: ``fsync`` a power cut, ``os`` a crash of the process, ``memory`` nothing.
+
+        ``replicated``: the loss of the machine that took it, for others have it too.
+        """
 
     @property
     def incarnation(self) -> str:

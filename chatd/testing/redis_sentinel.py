@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
-
-import redis
 
 from chatd.testing.redis_server import START_S, Appendfsync, RedisServer
 
@@ -16,16 +13,17 @@ POLL_S = 0.02
 
 
 class RedisSentinel:
-    """``servers``: the first master and its replica. A context manager; starting takes a second or two and blocks."""
+    """``servers``: the master and its replica. A context manager; starting takes a second or two and blocks."""
 
     def __init__(self, *, appendfsync: Appendfsync | None = "always") -> None:
-        master = RedisServer(appendfsync=appendfsync)
-        options = {"replicaof": f"127.0.0.1 {master.port}", "repl-diskless-sync-delay": "0"}
+        at_once = {"repl-diskless-sync-delay": "0"}
+        master = RedisServer(appendfsync=appendfsync, options=at_once)
+        options = {"replicaof": f"127.0.0.1 {master.port}", **at_once}
         self.servers = [master, RedisServer(appendfsync=appendfsync, options=options)]
         watch = {
             f"sentinel monitor {NAME}": f"127.0.0.1 {master.port} 1",
             f"sentinel down-after-milliseconds {NAME}": str(DOWN_MS),
-            f"sentinel failover-timeout {NAME}": "2000",
+            f"sentinel failover-timeout {NAME}": "1000",
         }
         self.sentinel = RedisServer(options=watch, arguments=["--sentinel"])
 
@@ -38,9 +36,9 @@ class RedisSentinel:
         try:
             self.servers[0].start()
             self.servers[1].start()
-            self._wait(self.servers[1].port, "replication", "master_link_status:up")
+            self._wait(self.servers[1], "replication", "master_link_status:up")
             self.sentinel.start()
-            self._wait(self.sentinel.port, "sentinel", "slaves=1")
+            self._wait(self.sentinel, "sentinel", "slaves=1")
         except BaseException:
             self.close()
             raise
@@ -53,22 +51,29 @@ class RedisSentinel:
 
     def fail_over(self) -> None:
         """Kill the master and wait until the replica has taken its place."""
-        self.servers[0].kill()
-        self._wait(self.servers[1].port, "replication", "role:master")
-        self._wait(self.sentinel.port, "sentinel", f"address=127.0.0.1:{self.servers[1].port}")
+        dead, heir = self.servers
+        dead.kill()
+        self._wait(heir, "replication", "role:master")
+        self._wait(self.sentinel, "sentinel", f"address=127.0.0.1:{heir.port}")
+        heir.set_option("replicaof", "no one")
+        self.servers = [heir, dead]
 
-    def _wait(self, port: int, section: str, text: str) -> None:
-        deadline_s = time.monotonic() + START_S
-        with redis.Redis(port=port, protocol=2) as client:
-            while text not in self._info(client, section):
-                if time.monotonic() > deadline_s:
-                    raise RuntimeError(f"INFO {section} never says {text}")
-                time.sleep(POLL_S)
+    def rejoin(self) -> None:
+        """Start the dead one as the replica of the other; it is ready to take its place then."""
+        master, replica = self.servers
+        replica.set_option("replicaof", f"127.0.0.1 {master.port}")
+        replica.start()
+        self._wait(replica, "replication", "master_link_status:up")
+        self._wait(master, "replication", "state=online")
+        self._wait(self.sentinel, "sentinel", "slaves=1")
 
     @staticmethod
-    def _info(client: Any, section: str) -> str:
-        client.set_response_callback("INFO", lambda told: told.decode())
-        return str(client.execute_command("INFO", section))
+    def _wait(server: RedisServer, section: str, text: str) -> None:
+        deadline_s = time.monotonic() + START_S
+        while text not in server.command("INFO", section):
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"INFO {section} never says {text}")
+            time.sleep(POLL_S)
 
     def close(self) -> None:
         """Kill all and remove their files."""

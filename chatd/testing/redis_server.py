@@ -19,7 +19,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
+
+import redis
 
 Appendfsync = Literal["always", "everysec", "no"]
 
@@ -78,9 +80,29 @@ class RedisServer:
         """Of the running process. Raises: RuntimeError – it does not run."""
         return self._running().pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not ended."""
+        return self._process is not None
+
     def option(self, name: str) -> str:
         """What an option of redis.conf was set to."""
         return self._options[name]
+
+    def set_option(self, name: str, value: str) -> None:
+        """For the next `start`."""
+        self._options[name] = value
+
+    def command(self, *args: str | int) -> Any:
+        """Tell it something; its answer, with text for bytes. Raises: redis.RedisError."""
+        with redis.Redis(port=self.port, decode_responses=True, protocol=2) as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*args)
+
+    def cut_off(self) -> None:
+        """From now on no replica gets anything of it, until it is started again."""
+        self.command("ACL", "SETUSER", "default", "-psync", "-sync")
+        self.command("CLIENT", "KILL", "TYPE", "replica")
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

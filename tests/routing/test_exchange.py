@@ -245,6 +245,19 @@ async def test_after_a_cut_every_session_is_compared_with_the_store(cluster: Clu
     await handle.delivered()
 
 
+async def test_a_message_of_another_history_is_shown_to_nobody(cluster: Cluster) -> None:
+    bob, other = await cluster.client(1, "bob"), cluster.hub.end()
+    await caught_up(bob)
+    forgotten = MessageHint(Message(CONV, 1, protocol.new_message_id(), "alice", "elsewhere", 1_000))
+    other.publish("bob", encode(Letter("process", forgotten, "another history")))
+    async with asyncio.timeout(20):
+        while not cluster.servers[1].server.metrics.hints_heard:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    alice = await cluster.client(0, "alice")
+    await alice.send("bob", "here")
+    assert [m.body for m in await messages(bob, 1)] == ["here"]
+
+
 def test_a_hint_is_small_and_comes_back_as_it_was() -> None:
     letter = Letter("p1", MessageHint(Message(CONV, 7, protocol.new_message_id(), "alice", "hi", 1_000)))
     data = encode(letter)

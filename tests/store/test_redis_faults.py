@@ -60,7 +60,7 @@ class Held:
     def __init__(self, store: RedisStore) -> None:
         self._store, self._one = store, store.engine.one
         self.command: Command = ()
-        store.engine.one = self._take  # type: ignore[method-assign, assignment]
+        store.engine.one = self._take  # type: ignore[method-assign]
 
     async def _take(self, command: Command, *, write: bool) -> object:
         self.command = command
@@ -225,18 +225,6 @@ async def test_a_full_server_stores_nothing(own: RedisServer) -> None:
         assert seqs(await store.read(CONV, limit=9)) == [1]
         await admin(store, "CONFIG", "SET", "maxmemory", "0")
         await fill(store, 1, first=2)
-
-
-async def test_a_replica_stores_nothing(own: RedisServer) -> None:
-    async with opened(own.url) as store:
-        await fill(store, 1)
-        await admin(store, "CONFIG", "SET", "replica-serve-stale-data", "yes")
-        await admin(store, "REPLICAOF", "127.0.0.1", "1")
-        with pytest.raises(Unavailable):
-            await store.commit([draft(2)], [])
-        await admin(store, "REPLICAOF", "NO", "ONE")
-        await fill(store, 1, first=2)
-        assert seqs(await store.read(CONV, limit=9)) == [1, 2]
 
 
 async def test_a_server_that_forgot_its_scripts_is_given_them_again(own: RedisServer) -> None:

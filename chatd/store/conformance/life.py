@@ -40,7 +40,7 @@ async def reopened(backend: Backend, store: Store) -> Store:
 @check
 async def a_store_says_what_it_is(backend: Backend) -> None:
     store = await backend.fresh()
-    expect(store.durability in ("fsync", "os", "memory"), f"durability is {store.durability!r}")
+    expect(store.durability in ("replicated", "fsync", "os", "memory"), f"durability is {store.durability!r}")
     name = store.incarnation
     expect(name.isascii() and 1 <= len(name) <= 64, f"incarnation {name!r}: 1 to 64 ASCII characters")
     expect((await backend.fresh()).incarnation != name, "another history has another incarnation")

@@ -19,7 +19,7 @@ from chatd.store.redis import checks
 from chatd.store.redis.accounts import RedisAccounts
 from chatd.store.redis.engine import Engine, whole
 from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id
-from chatd.store.redis.node import RETRY_AFTER_MS, Command, refused
+from chatd.store.redis.node import RETRY_AFTER_MS, Command, Node, anyhow, refused
 from chatd.store.redis.presence import RedisPresence
 from chatd.store.redis.push import RedisPush
 from chatd.store.redis.scripting import SCRIPTS
@@ -49,11 +49,12 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
                 prefix=settings.redis_prefix,
                 timeout_s=settings.redis_timeout_s,
                 connections_max=settings.redis_connections_max,
+                replicas=settings.redis_replicas,
             )
         except ValueError as exc:
             raise ConfigError(f"store.redis_url: {exc}") from exc
         self._incarnation = ""
-        self._durability: Durability = "memory"
+        self._on_disk: Durability = "memory"
         self._writer = secrets.token_hex(8)
         self._epoch = 0  # numbers this object's commits
         self._listed: set[str] = set()  # conversations that are in the index of all of them, as far as is known
@@ -61,8 +62,8 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
 
     @property
     def durability(self) -> Durability:
-        """What Redis' own settings make of a commit; see `chatd.store.redis.checks`."""
-        return self._durability
+        """What Redis' own settings make of a commit (see `chatd.store.redis.checks`), or that replicas have it too."""
+        return "replicated" if self._settings.redis_replicas else self._on_disk
 
     @property
     def incarnation(self) -> str:
@@ -73,26 +74,28 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         """Connect, check that this Redis can be trusted with messages, begin."""
         try:
             await self.engine.open()
-            self._durability = await checks.durability(self.engine, self._settings.redis_durability)
-            self._incarnation = await self._life()
-            self.engine.home.trusted_run = self.engine.home.run
+            self._on_disk = await checks.durability(self.engine, self._settings.redis_durability)
+            self._incarnation = await self._life(self.engine.servers)
+            self.engine.watch(self._check_life)
         except (Unavailable, OutcomeUnknown) as exc:
             await self.engine.close()
             raise StartError(f"store.redis_url: {exc}") from exc
         except BaseException:
             await self.engine.close()
             raise
-        if not self.engine.cluster:
-            self.engine.home.on_restart = self._check_life
 
-    async def _life(self) -> str:
-        """The name of the history that is there now. Raises: StartError – it is of another version; Unavailable."""
-        home, key = self.engine.home, self.engine.key(LIFE_TAG, "life")
-        # A server without fsync may have forgotten something, and a replica may never have been told.
-        forgetful = not self.engine.cluster and (self._durability != "fsync" or home.promoted)
-        args = (self.engine.prefix, LIFE_TAG, FORMAT, home.run, int(forgetful), secrets.token_hex(8))
-        command = ("EVAL", SCRIPTS["life"].text, 1, key, *args)  # a server that was started again knows no scripts
-        found, name = await self.engine.one(command, write=True, anyhow=True)
+    async def _life(self, nodes: Sequence[Node]) -> str:
+        """The name of the history that is there now, with these servers. They are trusted with it then.
+
+        Raises: StartError – it is of another version; Unavailable.
+        """
+        key, met = self.engine.key(LIFE_TAG, "life"), [node.met for node in nodes]
+        with anyhow():
+            masters = await checks.masters(nodes[0])
+            args = (int(self._on_disk != "fsync"), secrets.token_hex(8), int(nodes == self.engine.servers))
+            told = _pack([(one.server, one.run, one.promoted) for one in met]), _pack(masters)
+            command = ("EVAL", SCRIPTS["life"].text, 1, key, self.engine.prefix, LIFE_TAG, FORMAT, *args, *told)
+            found, name = await self.engine.one(command, write=False)  # replicas that lack it begin another one
         if found == MOVING.encode():
             raise StartError("store.redis_url: half of a history is there: run `chatd migrate-store` to its end")
         if found != FORMAT.encode():
@@ -100,23 +103,23 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
                 f"store.redis_url: the data under {self.engine.prefix!r} are of format {found.decode()}, "
                 f"and this version knows {FORMAT}; take the version that wrote them, or another store.redis_prefix"
             )
+        for node, one in zip(nodes, met, strict=True):
+            node.trusted = one
         return str(name.decode())
 
-    async def _check_life(self) -> None:
-        """The server was started again. Raises: StoreBroken – and may have forgotten messages; Unavailable."""
-        run = self.engine.home.run
+    async def _check_life(self, node: Node) -> None:
+        """Another server answers than did. Raises: StoreBroken – messages may be forgotten; Unavailable."""
+        trusted = node.trusted
         try:
-            name = await self._life()
+            name = await self._life([node])
         except StartError as exc:
             raise StoreBroken(str(exc)) from exc
-        except OutcomeUnknown as exc:
-            raise Unavailable(str(exc), retry_after_ms=RETRY_AFTER_MS) from exc
         if name != self._incarnation:
+            node.trusted = trusted
             raise StoreBroken(
-                "Redis was started again and may have forgotten what it answered: its history has a new name, "
-                "with which this process must begin anew"
+                "Redis was started again, or a replica took its place, and may lack what was answered: its history has "
+                "a new name, with which this process must begin anew"
             )
-        self.engine.home.trusted_run = run
 
     async def close(self) -> None:
         """See `MessageStore.close`."""
@@ -200,8 +203,11 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         if peer_of(conv, sender) is None:
             return None
         name = f"{pair_of(conv).index(sender)}{short_id(id)}"
-        command = self.engine.script("find", conv, conv, self._writer, self._astray, FENCE_STANDS_S, name)
-        entry = await self.engine.one(command, write=False)  # a fence is no message
+        args = (conv, self._writer, self._astray, FENCE_STANDS_S, name, int(self._settings.redis_replicas > 0))
+        try:
+            entry = await self.engine.one(self.engine.script("find", conv, *args), write=True)
+        except OutcomeUnknown as exc:  # a fence is no message; what too few replicas have cannot be told yet
+            raise Unavailable(str(exc), retry_after_ms=RETRY_AFTER_MS) from exc
         return None if entry is None else message(conv, entry)
 
     async def read(

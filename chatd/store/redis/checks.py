@@ -8,6 +8,7 @@ from typing import Final, Literal
 from chatd.errors import StartError, Unavailable
 from chatd.model import Durability
 from chatd.store.redis.engine import Engine
+from chatd.store.redis.node import Node, translated
 
 VERSION_MIN = (7, 0)
 WEAKEST_FIRST: Final[tuple[Durability, ...]] = ("memory", "os", "fsync")
@@ -64,3 +65,15 @@ async def _configs(engine: Engine) -> list[dict[str, str]]:
         texts = [one.decode() for one in flat]
         found.append(dict(zip(texts[::2], texts[1::2], strict=True)))
     return found
+
+
+async def masters(node: Node) -> list[str]:
+    """The names of all masters that are not known to have failed, as this server sees it. Raises: Unavailable."""
+    if not node.met.clustered:
+        return [node.met.server]
+    (nodes,) = await node.exchange([("CLUSTER", "NODES")], write=False)
+    if isinstance(nodes, Exception):
+        raise translated(nodes, unknown=False) from nodes
+    rows = [line.split() for line in nodes.decode().splitlines()]
+    flags = {row[0]: row[2].split(",") for row in rows if len(row) > 2}
+    return [name for name, mine in flags.items() if "master" in mine and "fail" not in mine]

@@ -19,7 +19,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, TryAgainError
 
 from chatd.errors import OutcomeUnknown, Unavailable
-from chatd.store.redis.node import Command, Node, refused, translated
+from chatd.store.redis.node import Command, Node, anyhow, refused, translated
 from chatd.store.redis.scripting import SCRIPTS
 from chatd.store.redis.sentinel import SCHEME, Sentinels
 
@@ -56,16 +56,18 @@ def whole(method: Callable[Concatenate[S, P], Awaitable[T]]) -> Callable[Concate
 class Engine:
     """``url``: of the server, of any one of a cluster, or of sentinels. ``prefix``: before every key.
 
-    ``round_trips``: how many there were, to any server.
+    ``replicas``: how many must have what is written before it counts. ``round_trips``: how many there were, to any
+    server.
     """
 
-    def __init__(self, url: str, *, prefix: str, timeout_s: float, connections_max: int) -> None:
+    def __init__(self, url: str, *, prefix: str, timeout_s: float, connections_max: int, replicas: int = 0) -> None:
         self.prefix: Final = prefix
         self.cluster = False
         self.round_trips = 0
         self._sentinels = Sentinels(url, timeout_s=timeout_s) if url.startswith(f"{SCHEME}:") else None
         self._url = url if self._sentinels is None else self._sentinels.node_url
-        self._timeout_s, self._connections_max = timeout_s, connections_max
+        self._timeout_s, self._connections_max, self._replicas = timeout_s, connections_max, replicas
+        self._on_restart: Callable[[Node], Awaitable[None]] | None = None
         self.home = self._node()
         self._nodes: dict[tuple[str, int], Node] = {}
         self._slots: list[Node] = []
@@ -79,6 +81,7 @@ class Engine:
             self._url,
             timeout_s=self._timeout_s,
             connections_max=self._connections_max,
+            replicas=self._replicas,
             address=address,
             find=None if self._sentinels is None else self._sentinels.master,
         )
@@ -111,6 +114,12 @@ class Engine:
     def servers(self) -> list[Node]:
         """Those that take writes, as far as is known."""
         return list(dict.fromkeys(self._slots)) if self.cluster else [self.home]
+
+    def watch(self, on_restart: Callable[[Node], Awaitable[None]]) -> None:
+        """Await this before anything is sent to a server that does not continue the one that is trusted there."""
+        self._on_restart = on_restart
+        for node in self.servers:
+            node.on_restart = on_restart
 
     def check_open(self) -> None:
         """Raises: Unavailable – the store is closed."""
@@ -152,13 +161,8 @@ class Engine:
 
     # --- the round trip ----------------------------------------------------------------------------------
 
-    async def one(self, command: Command, *, write: bool, anyhow: bool = False) -> Any:
-        """Run one command. ``anyhow``: see `Node.exchange`; only to one server. Raises: as `run`."""
-        if anyhow and not self.cluster:
-            (answer,) = await self.home.exchange([command], write=write, anyhow=True)
-            if isinstance(answer, Exception):
-                raise translated(answer, unknown=write and not refused(answer)) from answer
-            return answer
+    async def one(self, command: Command, *, write: bool) -> Any:
+        """Run one command. Raises: as `run`."""
         return (await self.run([command], write=write))[0]
 
     async def run(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
@@ -245,7 +249,7 @@ class Engine:
 
     async def everywhere(self, *commands: Command) -> list[list[Any]]:
         """Run commands that have no keys on every server that takes writes. Raises: Unavailable."""
-        nodes = list(dict.fromkeys(self._slots)) if self.cluster else [self.home]
+        nodes = self.servers
         with self.call():
             self.round_trips += len(nodes)
             found = await asyncio.gather(*(node.exchange(commands, write=False) for node in nodes))
@@ -262,6 +266,7 @@ class Engine:
     def _known(self, address: tuple[str, int]) -> Node:
         if address not in self._nodes:
             self._nodes[address] = self._node(address)
+            self._nodes[address].on_restart = self._on_restart
         return self._nodes[address]
 
     async def _look_around(self) -> None:
@@ -269,7 +274,8 @@ class Engine:
         reason: Exception = Unavailable("Redis: no server of the cluster answers")
         for node in (self.home, *self._nodes.values()):
             try:
-                (ranges,) = await node.exchange([("CLUSTER", "SLOTS")], write=False)
+                with anyhow():
+                    (ranges,) = await node.exchange([("CLUSTER", "SLOTS")], write=False)
             except Unavailable as exc:
                 reason = exc
                 continue
@@ -282,6 +288,8 @@ class Engine:
                 slots[first : last + 1] = [self._known((host, master[1]))] * (last + 1 - first)
             found = [slot for slot in slots if slot is not None]
             if len(found) == len(slots):
+                for gone in set(self._slots) - set(found):
+                    gone.doubt()
                 self._slots, self._stale = found, False
                 return
             reason = Unavailable("Redis: the cluster has slots that no server serves")

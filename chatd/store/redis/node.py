@@ -6,9 +6,13 @@ Nothing is repeated here, for a repeated write would hide that the first one may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
+from weakref import WeakKeyDictionary
 
+from msgspec import Struct
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
@@ -36,12 +40,45 @@ REFUSED: Final = (
 REFUSED_CODES: Final = ("BUSY", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM")
 
 
+class Met(Struct, frozen=True):
+    """Who answered a new connection. ``server``: its name in a cluster, its address from sentinels, else empty.
+
+    ``run``: the name that it gave itself when it was started. ``promoted``: what it replicated before it became a
+    master, or empty: it always was one since its start.
+    """
+
+    server: str = ""
+    run: str = ""
+    promoted: str = ""
+    replica: bool = False
+    clustered: bool = False
+
+    def continues(self, other: Met) -> bool:
+        """Whether it is the one of before, and was nobody's replica meanwhile."""
+        same = (self.server, self.run) == (other.server, other.run)
+        return same and self.promoted in ("", other.promoted)  # after an hour without replicas it forgets the name
+
+
+NOBODY: Final = Met()
+_anyhow: ContextVar[bool] = ContextVar("_anyhow", default=False)
+
+
+@contextmanager
+def anyhow() -> Iterator[None]:
+    """What is sent inside goes also to a server that is not trusted."""
+    token = _anyhow.set(True)
+    try:
+        yield
+    finally:
+        _anyhow.reset(token)
+
+
 class Node:
     """``url``: as redis-py takes it, with user, password and database. ``address``: another server, found by this one.
 
-    ``timeout_s``: for getting a connection, and for each round trip. ``run``: the name that the server gave itself when
-    it was started; ``promoted``: it was a replica before. ``on_restart``: awaited before anything else is sent to one
-    whose name is not ``trusted_run``. ``find``: tells where the server is, at first and whenever it was lost.
+    ``timeout_s``: for getting a connection, and for each round trip. ``replicas``: how many must have what is written
+    before it counts. ``met``: who answered last; ``on_restart``: awaited with this node before anything else is sent to
+    one that does not continue ``trusted``. ``find``: tells where the server is, at first and whenever it was lost.
     """
 
     def __init__(
@@ -50,14 +87,16 @@ class Node:
         *,
         timeout_s: float,
         connections_max: int,
+        replicas: int = 0,
         address: tuple[str, int] | None = None,
         find: Callable[[], Awaitable[tuple[str, int]]] | None = None,
     ) -> None:
         self._url, self._timeout_s, self._connections_max = url, timeout_s, connections_max
-        self.run = ""
-        self.trusted_run = ""
-        self.promoted = False
-        self.on_restart: Callable[[], Awaitable[None]] | None = None
+        self._replicas = replicas
+        self.met = NOBODY
+        self.trusted = NOBODY
+        self.on_restart: Callable[[Node], Awaitable[None]] | None = None
+        self._met_by: WeakKeyDictionary[object, Met] = WeakKeyDictionary()
         self._find = find
         self._lost = find is not None
         self._finding = asyncio.Lock()
@@ -102,15 +141,35 @@ class Node:
         await connection.send_packed_command(ask, check_health=False)
         info = (await connection.read_response(disable_decoding=True)).decode()
         told = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-        self.run, self.promoted = told.get("run_id", ""), bool(told.get("master_replid2", "").strip("0"))
+        server, clustered = "", told.get("redis_mode") == "cluster"
+        if clustered:
+            await connection.send_packed_command(connection.pack_command("CLUSTER", "MYID"), check_health=False)
+            server = (await connection.read_response(disable_decoding=True)).decode()
+        elif self._find is not None:
+            server = f"{cast(Any, connection).host}:{cast(Any, connection).port}"
+        promoted = told.get("master_replid2", "")
+        self.met = self._met_by[connection] = Met(
+            server,
+            told.get("run_id", ""),
+            promoted if promoted.strip("0") else "",
+            replica=told.get("role") == "slave",
+            clustered=clustered,
+        )
 
-    async def exchange(self, commands: Sequence[Command], *, write: bool, anyhow: bool = False) -> list[Any]:
+    def doubt(self) -> None:
+        """It may have been another's replica for a while: every connection asks again who is there."""
+        self.met = NOBODY
+
+    async def exchange(self, commands: Sequence[Command], *, write: bool) -> list[Any]:
         """Send and read; an error that Redis answered with stands in the place of its answer.
 
-        ``anyhow``: also to a server that was started again.
+        OutcomeUnknown stands there when too few replicas have what was written.
         Raises: Unavailable – nothing was sent. OutcomeUnknown – of a write: it was, and there is no answer. What
         ``on_restart`` raises; nothing was sent.
         """
+        waits: list[Command] = []
+        if write and self._replicas:
+            waits = [("WAIT", self._replicas, int(self._timeout_s * 500))]
         if self._lost:
             await self._found()
         pool = self.pool
@@ -120,13 +179,23 @@ class Node:
         except (RedisError, OSError) as exc:
             self._lost = self._find is not None
             raise translated(exc, unknown=False) from exc
-        if self.on_restart is not None and self.run != self.trusted_run and not anyhow:
+        if self._met_by.get(connection, self.met) != self.met:  # another has answered since this one was made
+            await connection.disconnect(nowait=True)
+            await pool.release(connection)
+            return await self.exchange(commands, write=write)
+        if self.met.replica and not self.met.clustered:
+            self._lost = self._find is not None
+            self.doubt()
+            await pool.release(connection)
+            raise Unavailable("Redis: the server there is a replica", retry_after_ms=RETRY_AFTER_MS)
+        if self._must_ask():
             await pool.release(connection)  # it may be the only one, and what comes now needs one
-            await self.on_restart()
+            if self.on_restart is not None:
+                await self.on_restart(self)
             return await self.exchange(commands, write=write)
         try:
             async with asyncio.timeout(self._timeout_s):
-                answers = await self._talk(connection, commands)
+                answers = self._confirmed(await self._talk(connection, [*commands, *waits]), len(commands))
         except (RedisError, OSError) as exc:
             self._lost = self._find is not None
             # LOADING is an answer, too, though the driver calls it a lost connection.
@@ -135,7 +204,20 @@ class Node:
             await pool.release(connection)
         if any(isinstance(answer, exceptions.ReadOnlyError) for answer in answers):
             self._lost = self._find is not None  # another one has taken its place
+            self.doubt()
         return answers
+
+    def _must_ask(self) -> bool:
+        """Whether to ask first what became of the history. A replica in a cluster only says who its master is."""
+        watched = self.on_restart is not None and not _anyhow.get() and not self.met.replica
+        return watched and not self.met.continues(self.trusted)
+
+    def _confirmed(self, answers: list[Any], count: int) -> list[Any]:
+        """The answers to the commands, which are as good as none when too few replicas have what was written."""
+        if len(answers) == count or (isinstance(answers[count], int) and answers[count] >= self._replicas):
+            return answers[:count]
+        short = OutcomeUnknown(f"Redis: {answers[count]} of {self._replicas} replicas have it (store.redis_replicas)")
+        return [answer if isinstance(answer, Exception) else short for answer in answers[:count]]
 
     async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
         answers: list[Any] = []

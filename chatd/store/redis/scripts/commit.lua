@@ -42,6 +42,7 @@ local function append(conv, state, own, draft)
   if redis.call('HSETNX', ids, member .. uuid, seq) == 0 then
     seq = number(redis.call('HGET', ids, member .. uuid))
     local entry = redis.call('XRANGE', log, id(seq), id(seq))[1]
+    state.repeated = true
     if not entry then
       return {seq, 0, 1} -- trimmed: what it said is not known any more
     end
@@ -84,7 +85,8 @@ end
 -- One write for all that changed.
 local function store(conv, s)
   local fields = {}
-  if s.appended or s.marked then
+  -- Of what is here already too: who waits for replicas waits for his own last write, and so for all before it.
+  if s.appended or s.marked or s.repeated then
     fields = {'state', string.format(STATE, s.head, s.ts, s.last[0], s.last[1], s.visible[0], s.visible[1],
       s.delivered[0], s.read[0], s.delivered[1], s.read[1], s.hidden)}
   end

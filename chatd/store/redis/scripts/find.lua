@@ -1,7 +1,8 @@
 #!lua
 -- KEYS: meta log ids
 -- One message by its id; a fence keeps out this writer's commits up to an epoch that may still be on their way.
--- ARGV: prefix, conv, writer, epoch (0: nothing is on its way), seconds that a fence stands, member .. id
+-- ARGV: prefix, conv, writer, epoch (0: nothing is on its way), seconds that a fence stands, member .. id,
+--   '1' to write something in any case: who waits for replicas waits for his own last write, and so for all before it
 -- Returns the entry of the log, or nil.
 
 local conv, writer, epoch, stands_s, name = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -17,4 +18,7 @@ if epoch > number(redis.call('HGET', meta, field)) then
   redis.call('HSET', meta, 'fenced', 1, field, epoch, 'built' .. writer, now)
 end
 local seq = redis.call('HGET', key(conv, 'ids'), name)
+if seq and ARGV[7] == '1' then
+  redis.call('HSET', meta, 'state', redis.call('HGET', meta, 'state'))
+end
 return seq and redis.call('XRANGE', key(conv, 'log'), id(number(seq)), id(number(seq)))[1]
