@@ -35,13 +35,15 @@ class CatchUp:
     __slots__ = (
         "_device",
         "_floors",
-        "_listing",
+        "_learning",
+        "_listings",
         "_owed",
         "_reconciling",
         "_services",
         "_session",
         "_since",
         "_task",
+        "_unsure",
         "_user",
         "_wire",
         "cursor",
@@ -55,9 +57,14 @@ class CatchUp:
         self._device = ""
         self.cursor = Cursor(services.settings.limits.window_messages_max)
         self._since: str | None = None  # set when the listing is out: what caught_up will say
-        self._listing = True  # a listing is being read or to come: receipts wait, not to overtake its older marks
+        self._listings = 1  # being read or to come: receipts wait, not to overtake their older marks
         self._owed: dict[tuple[str, str], Grown] | None = None
-        self._floors: OrderedDict[tuple[str, str], tuple[int, int]] | None = None  # (conv, user) → delivered, read
+        # With other processes, whose hints may be late: (conv, user) → delivered, read that no receipt may take back.
+        self._floors: OrderedDict[tuple[str, str], tuple[int, int]] | None = (
+            None if services.exchange is None else OrderedDict()
+        )
+        self._unsure: dict[tuple[str, str], Grown] = {}  # receipts whose floor is asked for
+        self._learning: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
 
@@ -73,19 +80,25 @@ class CatchUp:
 
     def receipt(self, grown: Grown, payload: bytes) -> bool:
         """A user's marks and their frame. False: this device lets too many of them wait."""
-        if self._floors:
-            raised = self._above_floor(grown)
-            if raised is None:
+        key = (grown.conv, grown.user)
+        if self.cursor.congested or self._listings:
+            if self._owed is None:
+                self._owed = {}
+            owed = self._owed.get(key, grown)
+            self._owed[key] = _larger(grown, owed.delivered, owed.read)
+            return len(self._owed) <= OWED_RECEIPTS_MAX
+        if self._floors is not None:
+            floor = self._floors.get(key)
+            if floor is None:
+                return self._learn_floor(grown)
+            raised = _larger(grown, *floor)
+            if (raised.delivered, raised.read) == floor:
                 return True
+            self._keep_floor(*key, raised.delivered, raised.read)
             if raised is not grown:
-                grown, payload = raised, protocol.encode(_receipt(raised))
-        if not self.cursor.congested and not self._listing:
-            self._wire.write(payload)
-            return True
-        if self._owed is None:
-            self._owed = {}
-        self._owed[grown.conv, grown.user] = grown
-        return len(self._owed) <= OWED_RECEIPTS_MAX
+                payload = protocol.encode(_receipt(raised))
+        self._wire.write(payload)
+        return True
 
     def congested(self, on: bool) -> None:
         """The socket owes its client too much, or has drained."""
@@ -96,7 +109,7 @@ class CatchUp:
 
     def stop(self) -> None:
         """The connection ends."""
-        for task in (self._task, self._reconciling):
+        for task in (self._task, self._reconciling, self._learning):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
 
@@ -105,7 +118,15 @@ class CatchUp:
     async def open(self, user: str, device: str, since: str | None) -> None:
         """List what changed since, newest first, place the cursors, and begin to read. Raises: Refusal."""
         self._user, self._device = user, device
-        self._listing = True
+        try:
+            self._since = await self._list(since)
+        finally:
+            self._listings -= 1
+        self._pay_receipts()
+        self.read_on()
+
+    async def _list(self, since: str | None) -> str | None:
+        """Write the rows of what changed. Returns: what to ask for next time."""
         cursor: str | None = None
         first: str | None = None
         while self._session.state is not State.CLOSED:
@@ -119,38 +140,37 @@ class CatchUp:
             cursor = page.cursor
             if cursor is None:
                 break
-        self._since = first or since
-        self._listing = False
-        self._pay_receipts()
-        self.read_on()
+        return first or since
 
     def reconcile(self) -> None:
         """Look for what changed since the last listing: hints from other processes may have been lost."""
-        if self._session.state is State.LIVE and self._reconciling is None and not self._listing:
+        if self._session.state is State.LIVE and self._reconciling is None and not self._listings:
             self._reconciling = asyncio.get_running_loop().create_task(self._reconcile())
 
     async def _reconcile(self) -> None:
+        self._listings += 1
         try:
             async with self._services.catch_ups:
                 self._services.metrics.reconciled += 1
-                await self.open(self._user, self._device, self._since)
+                self._since = await self._list(self._since)
         except (Refusal, OutcomeUnknown) as exc:  # the next turn comes
             log.warning("reconcile_waits", user=self._user, device=self._device, error=str(exc))
         except StoreBroken as exc:
             self._services.on_broken(exc)
         finally:
-            self._listing = False
+            self._listings -= 1
             self._reconciling = None
         self._pay_receipts()
+        self.read_on()
 
     async def conversations(self, frame: protocol.Conversations) -> None:
         """Answer one page of the listing. Raises: Refusal."""
-        self._listing = True
+        self._listings += 1
         try:
             page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
             self._write_listing(page.conversations, page.cursor, frame.ref)
         finally:
-            self._listing = False
+            self._listings -= 1
         self._pay_receipts()
 
     async def history(self, frame: protocol.History) -> None:
@@ -187,8 +207,10 @@ class CatchUp:
     ) -> None:
         """Write rows. A receipt that waits and says no more than its row is dropped: it would take a mark back."""
         rows = tuple(protocol.conversation_row(v, self._user) for v in views)
-        if self._services.exchange is not None:
-            self._keep_floors(rows)
+        if self._floors is not None:
+            for row in reversed(rows):  # the newest is forgotten last
+                self._keep_floor(row.conv, self._user, row.delivered, row.read)
+                self._keep_floor(row.conv, row.peer, row.peer_delivered, row.peer_read)
         self._write(protocol.ConversationList(conversations=rows, cursor=cursor, ref=ref))
         owed = self._owed
         if not owed:
@@ -202,27 +224,37 @@ class CatchUp:
                 if waits is not None and waits.delivered <= delivered and waits.read <= read:
                     del owed[row.conv, user]
 
-    def _keep_floors(self, rows: Sequence[protocol.ConversationRow]) -> None:
-        """A hint of another process may be older than these rows: it must not take their marks back."""
-        if self._floors is None:
-            self._floors = OrderedDict()
-        for row in rows:
-            self._floors[row.conv, self._user] = (row.delivered, row.read)
-            self._floors[row.conv, row.peer] = (row.peer_delivered, row.peer_read)
-        while len(self._floors) > FLOORS_MAX:
-            self._floors.popitem(last=False)
+    def _keep_floor(self, conv: str, user: str, delivered: int, read: int) -> None:
+        """The device is told these marks: a hint of another process may be older, and must not take them back."""
+        if self._floors is not None:
+            self._floors[conv, user] = (delivered, read)
+            self._floors.move_to_end((conv, user))
+            if len(self._floors) > FLOORS_MAX:
+                self._floors.popitem(last=False)
 
-    def _above_floor(self, grown: Grown) -> Grown | None:
-        """These marks, but none of them less than a listing told; None: they say no more than it."""
-        key = (grown.conv, grown.user)
-        floor = self._floors.get(key) if self._floors else None
-        if floor is None or self._floors is None:
-            return grown
-        new = (max(floor[0], grown.delivered), max(floor[1], grown.read))
-        if new == floor:
-            return None
-        self._floors[key] = new
-        return grown if new == (grown.delivered, grown.read) else replace(grown, delivered=new[0], read=new[1])
+    def _learn_floor(self, grown: Grown) -> bool:
+        """What this device was told elsewhere is not known here: the store says how far the marks are by now."""
+        self._unsure[grown.conv, grown.user] = grown
+        if self._learning is None and self._session.state is not State.CLOSED:
+            self._learning = asyncio.get_running_loop().create_task(self._learn_floors())
+        return len(self._unsure) <= OWED_RECEIPTS_MAX
+
+    async def _learn_floors(self) -> None:
+        try:
+            while self._unsure and self._session.state is not State.CLOSED:
+                conv, user = next(iter(self._unsure))
+                view = await self._services.store.marks(conv, self._user)
+                hint = self._unsure.pop((conv, user))
+                marks = list(view.devices.values()) if user == self._user else [view.peer]
+                known = _larger(hint, max(m.delivered for m in marks), max(m.read for m in marks)) if marks else hint
+                self._keep_floor(conv, user, 0, 0)
+                self.receipt(known, protocol.encode(_receipt(known)))
+        except (Refusal, OutcomeUnknown) as exc:  # they are maxima: the next receipt or listing tells them
+            log.warning("receipts_wait", user=self._user, device=self._device, error=str(exc))
+        except StoreBroken as exc:
+            self._services.on_broken(exc)
+        finally:
+            self._learning = None
 
     # --- the log --------------------------------------------------------------------------------------
 
@@ -279,11 +311,11 @@ class CatchUp:
 
     def _pay_receipts(self) -> None:
         """Write the receipts that had to wait: for the socket, or behind a listing that was read before them."""
-        if self._owed is None or self._listing or self.cursor.congested:
+        if self._owed is None or self._listings or self.cursor.congested:
             return
         owed, self._owed = self._owed, None
         for grown in owed.values():
-            self._write(_receipt(grown))
+            self.receipt(grown, protocol.encode(_receipt(grown)))
 
     def _write(self, frame: protocol.ServerFrame) -> None:
         self._wire.write(protocol.encode(frame))
@@ -291,3 +323,10 @@ class CatchUp:
 
 def _receipt(grown: Grown) -> protocol.Receipt:
     return protocol.Receipt(conv=grown.conv, user=grown.user, delivered=grown.delivered, read=grown.read)
+
+
+def _larger(grown: Grown, delivered: int, read: int) -> Grown:
+    """These marks, and none of them less than the other ones."""
+    if grown.delivered >= delivered and grown.read >= read:
+        return grown
+    return replace(grown, delivered=max(grown.delivered, delivered), read=max(grown.read, read))

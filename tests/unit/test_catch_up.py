@@ -9,7 +9,7 @@ from typing import Any
 from chatd import protocol
 from chatd.catch_up import CatchUp
 from chatd.metrics import Metrics
-from chatd.model import ConversationPage, ConversationView, Grown
+from chatd.model import ConversationPage, ConversationView, Grown, Marks, MarksView
 from chatd.session import Event, Session
 from chatd.settings import LimitSettings
 
@@ -93,3 +93,37 @@ async def test_a_receipt_that_is_older_than_the_listing_does_not_take_its_mark_b
 
 async def test_a_receipt_that_is_newer_than_the_listing_comes_after_it() -> None:
     assert await told_after(waiting=7, listed=5) == [5, 7]
+
+
+async def test_a_late_hint_of_another_process_takes_no_mark_back_that_was_told_elsewhere() -> None:
+    wire = Wire()
+    session = Session(LIMITS, hello_s=5.0, now_s=0.0)
+    session.step(Event.HELLO)
+    session.step(Event.ACCEPTED)
+    asked = []
+
+    class Store:
+        async def conversations(self, *args: Any, **kwargs: Any) -> ConversationPage:
+            return ConversationPage((), since="s1")  # nothing since the device was told of 7, by another process
+
+        async def marks(self, conv: str, user: str) -> MarksView:
+            asked.append((conv, user))
+            return MarksView(conv, 9, devices={}, peer=Marks(delivered=7, read=0))
+
+    services: Any = SimpleNamespace(
+        exchange=object(),
+        settings=SimpleNamespace(limits=LIMITS),
+        store=Store(),
+        metrics=Metrics(),
+        catch_ups=asyncio.Semaphore(1),
+    )
+    catch_up = CatchUp(services, wire, session)
+    await catch_up.open("alice", "d", "s0")
+    assert catch_up.receipt(*of_bob(5))
+    assert catch_up.receipt(*of_bob(6))
+    while told(wire) != [7]:
+        await asyncio.sleep(0)
+    assert catch_up.receipt(*of_bob(6))
+    assert catch_up.receipt(*of_bob(8))
+    assert told(wire) == [7, 8]
+    assert asked == [("alice:bob", "alice")]
