@@ -121,8 +121,8 @@ async def test_a_late_hint_of_another_process_takes_no_mark_back_that_was_told_e
     await catch_up.open("alice", "d", "s0")
     assert catch_up.receipt(*of_bob(5))
     assert catch_up.receipt(*of_bob(6))
-    while told(wire) != [7]:
-        await asyncio.sleep(0)
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+    assert told(wire) == [7]
     assert catch_up.receipt(*of_bob(6))
     assert catch_up.receipt(*of_bob(8))
     assert told(wire) == [7, 8]
