@@ -27,6 +27,9 @@ from chatd.protocol import ConversationList, Messages, new_message_id
 _T = TypeVar("_T")
 
 CLOSE_FLUSH_S = 1.0
+REPLACED = 4409
+LATE_HELLO_S_MAX = 10.0
+"""So long after a loss, at the latest, the server reads what the lost connection had still said."""
 BODY_BYTES_MAX = 16_384  # until a server has told its own
 FRAME_BYTES_MAX = 65_536
 
@@ -388,12 +391,17 @@ class Client:
             self._connection.wake()
 
     async def _keep_connected(self) -> None:
+        late_until_s = float("-inf")
         while True:
             try:
                 await self._connect_once()
             except WireClosed as closed:
-                if closed.final:
+                # The hello of a connection that was given up may be read after that of the next one, whose place it
+                # takes; so the first 4409 after a loss need not mean that somebody else is this device.
+                late = closed.code == REPLACED and self._clock() < late_until_s
+                if closed.final and not late:
                     raise Stopped(closed.code, closed.reason) from closed
+                late_until_s = float("-inf") if late else self._clock() + LATE_HELLO_S_MAX
                 retry_s = self._core.disconnected(closed.reason, self._clock(), closed.retry_after_ms)
                 self._arrived.set()
                 await asyncio.sleep(retry_s)

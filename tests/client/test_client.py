@@ -324,6 +324,20 @@ async def test_a_close_code_that_means_never_ends_the_client(server: FakeServer,
             await client.send("bob", "two")
 
 
+async def test_the_place_that_a_lost_connection_of_ours_took_is_taken_back_once(server: FakeServer) -> None:
+    async with client_of(server) as client:
+        peer = await server.peer()
+        await peer.welcome()
+        await event_of(client, ConnectedEvent)
+        await peer.close(1012)
+        for _ in range(2):  # after the first 4409 it comes back, after the second it does not
+            peer = await server.peer()
+            await peer.expect("hello")
+            await peer.close(4409)
+        with pytest.raises(Stopped, match="the same device"):
+            await event_of(client, ConnectedEvent)
+
+
 async def test_a_refused_hello_ends_the_client_with_the_servers_words(server: FakeServer) -> None:
     async with client_of(server) as client:
         peer = await server.peer()

@@ -94,9 +94,11 @@ class SdkDevice:
                 await task
 
     async def _answered(self, conv: str, id_: str, body: str) -> None:
-        handle = await self._client.send(conv, body, id=id_)
         try:
+            handle = await self._client.send(conv, body, id=id_)
             sent = await handle.sent()
+        except Stopped:
+            return  # `_live` tells of it
         except Refusal as exc:
             self._record.fail(conv, id_, exc.code)
             self._found("refused", f"{self.name}: {exc.code} {exc.message}")
