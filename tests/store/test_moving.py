@@ -2,81 +2,25 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moving_kit import History, opened, plainly
+from moving_kit import History, opened
+from moving_rig import Dies, Short, arriving, die_after, history, moved, redis_store, refused, same_future
 from redis_backend import redis_settings
 
 from chatd.errors import StartError
 from chatd.migration import Moved, Progress, move
-from chatd.model import Account, Advance, Draft
-from chatd.settings import StoreSettings
+from chatd.model import Account
 from chatd.store.conformance.kit import fill, uuid
-from chatd.store.moving import PAGE_MESSAGES_MAX, Entry
-from chatd.store.redis import RedisStore
+from chatd.store.moving import PAGE_MESSAGES_MAX
 from chatd.store.redis.arriving import RedisTarget
 from chatd.store.redis.names import short_id
-from chatd.store.redis.node import Command
-from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.leaving import SqliteSource
 from chatd.testing.redis_cluster import RedisCluster
+from chatd.testing.redis_sentinel import RedisSentinel
 from chatd.testing.redis_server import RedisServer
-
-
-@asynccontextmanager
-async def arriving(settings: StoreSettings) -> AsyncIterator[RedisTarget]:
-    target = RedisTarget(settings)
-    await target.open()
-    try:
-        yield target
-    finally:
-        await target.close()
-
-
-@asynccontextmanager
-async def redis_store(settings: StoreSettings) -> AsyncIterator[RedisStore]:
-    store = RedisStore(settings)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def moved(store: SqliteStore, settings: StoreSettings) -> Moved:
-    async with arriving(settings) as target:
-        return await move(SqliteSource(store), target)
-
-
-async def history(directory: Path, seed: int, acts: int = 150) -> tuple[History, SqliteStore]:
-    past, store = History(seed), await opened(directory)
-    await past.grow(store, acts)
-    return past, store
-
-
-async def same_future(past: History, one: SqliteStore, other: RedisStore) -> None:
-    """What happens from here on happens in the same way to both, repeated messages too."""
-    assert plainly(await past.answers(one)) == plainly(await past.answers(other))
-    dice = random.Random(past.dice.random())
-    for number in range(20):
-        again = dice.choice(past.drafts)
-        sender = dice.choice(again.conv.split(":"))
-        drafts = [again, Draft(again.conv, sender, uuid(90_000 + number), "new", 3_000_000)]
-        advances = [Advance(again.conv, sender, "phone", dice.randint(0, 50), dice.randint(0, 50))]
-        done = [plainly(await store.commit(drafts, advances)) for store in (one, other)]
-        assert done[0]["grown"] == done[1]["grown"]
-        assert [_outcome(a) for a in done[0]["appended"]] == [_outcome(a) for a in done[1]["appended"]]
-    assert plainly(await past.answers(one)) == plainly(await past.answers(other))
-    assert await past.use_invites(one) == await past.use_invites(other)
-
-
-def _outcome(one: Any) -> Any:
-    return one if isinstance(one, dict) else str(type(one))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -93,13 +37,31 @@ async def test_after_the_move_all_reads_and_all_writes_answer_the_same(
     await store.close()
 
 
-async def test_to_a_cluster(tmp_path: Path, chatd_redis_cluster: RedisCluster) -> None:
+async def test_to_a_cluster_interrupted_now_and_then(tmp_path: Path, chatd_redis_cluster: RedisCluster) -> None:
     past, store = await history(tmp_path, 7)
     name, settings = store.incarnation, redis_settings(chatd_redis_cluster.url)
+    for trips in (4, 7, 10):
+        async with arriving(settings) as target:
+            die_after(target, trips)
+            with pytest.raises(Dies):
+                await move(SqliteSource(store), target)
+        await past.grow(store, 6)
     assert not (await moved(store, settings)).differences
     async with redis_store(settings) as target:
         assert target.incarnation == name
         await same_future(past, store, target)
+    await store.close()
+
+
+async def test_to_the_master_that_sentinels_name(tmp_path: Path) -> None:
+    past, store = await history(tmp_path, 8)
+    name = store.incarnation
+    with RedisSentinel() as sentinel:
+        settings = redis_settings(sentinel.url)
+        assert not (await moved(store, settings)).differences
+        async with redis_store(settings) as target:
+            assert target.incarnation == name
+            await same_future(past, store, target)
     await store.close()
 
 
@@ -124,130 +86,6 @@ async def test_an_empty_file_moves_too(tmp_path: Path, chatd_redis: RedisServer)
     assert not (await moved(store, settings)).differences
     async with redis_store(settings) as target:
         assert target.incarnation == name
-    await store.close()
-
-
-async def refused(settings: StoreSettings) -> None:
-    """Nobody can use a store to which half a history has come."""
-    with pytest.raises(StartError, match="half of a history"):
-        async with redis_store(settings):
-            pass
-
-
-# --- interrupted -----------------------------------------------------------------------------------------
-
-
-class Dies(Exception):
-    """The process, in the middle of a move."""
-
-
-def die_after(target: RedisTarget, trips: int) -> None:
-    """Let the process end before its next round trip but so many."""
-    engine, left = target._engine, [trips]
-    outcomes = engine.outcomes
-
-    async def until_then(commands: Sequence[Command], *, write: bool) -> list[Any]:
-        if not left[0]:
-            raise Dies
-        left[0] -= 1
-        return await outcomes(commands, write=write)
-
-    engine.outcomes = until_then  # type: ignore[method-assign]
-
-
-async def test_interrupted_before_each_round_trip_and_used_in_between(tmp_path: Path, chatd_redis: RedisServer) -> None:
-    """The server was even started again each time, and things came and went."""
-    past, store = await history(tmp_path, 11)
-    name, settings = store.incarnation, redis_settings(chatd_redis.url)
-    trips, done = 0, None
-    while done is None:
-        async with arriving(settings) as target:
-            die_after(target, trips)
-            try:
-                done = await move(SqliteSource(store), target)
-            except Dies:
-                if trips > 1:  # it was claimed
-                    await refused(settings)
-                trips += 1
-                await past.grow(store, 6)
-    assert not done.differences
-    assert trips > 10
-    async with redis_store(settings) as other:
-        assert other.incarnation == name
-        await same_future(past, store, other)
-    await store.close()
-
-
-async def test_what_a_run_wrote_the_next_one_does_not_write_again(tmp_path: Path, chatd_redis: RedisServer) -> None:
-    store, settings = await opened(tmp_path), redis_settings(chatd_redis.url)
-    await fill(store, 3_000)
-    async with arriving(settings) as target:
-        with pytest.raises(Dies):
-            await move(SqliteSource(store), Short(target, batches=1))
-    done = await moved(store, settings)
-    assert done.copied == 2_000
-    assert not done.differences
-    await store.close()
-
-
-class Short:
-    """A target whose process ends after some batches of messages."""
-
-    def __init__(self, target: RedisTarget, *, batches: int) -> None:
-        self._target, self._batches = target, batches
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
-
-    async def append(self, messages: Mapping[str, Sequence[Entry]]) -> None:
-        if not self._batches:
-            raise Dies
-        self._batches -= 1
-        await self._target.append(messages)
-
-
-async def test_ended_between_the_last_two_steps(tmp_path: Path, chatd_redis: RedisServer) -> None:
-    store, settings = await opened(tmp_path), redis_settings(chatd_redis.url)
-    await fill(store, 5)
-    name = store.incarnation
-
-    class Stays(SqliteSource):
-        async def leave(self) -> None:
-            raise Dies
-
-    async with arriving(settings) as target:
-        with pytest.raises(Dies):
-            await move(Stays(store), target)
-    again = await moved(store, settings)
-    assert again.before
-    assert again.copied == 0
-    assert not again.differences
-    async with redis_store(settings) as other:
-        assert other.incarnation == name
-        await fill(other, 1, first=9)
-    await store.close()
-    store = await opened(tmp_path)
-    assert store.incarnation != name, "what is left behind is another history"
-    await store.close()
-
-
-async def test_both_were_used_after_the_move(tmp_path: Path, chatd_redis: RedisServer) -> None:
-    store, settings = await opened(tmp_path), redis_settings(chatd_redis.url)
-    await fill(store, 5)
-
-    class Stays(SqliteSource):
-        async def leave(self) -> None:
-            """The process ended before."""
-
-    async with arriving(settings) as target:
-        await move(Stays(store), target)
-    await fill(store, 1, first=7)
-    again = await moved(store, settings)
-    assert again.before
-    assert again.differences == (
-        "messages: 6 in the source, 5 in the target",
-        "conversation alice:bob differs",
-    )
     await store.close()
 
 
@@ -362,27 +200,6 @@ async def test_what_is_not_equal_is_found(what: str, tmp_path: Path, chatd_redis
     await target.close()
     assert len(done.differences) >= 1
     await refused(settings)
-    await store.close()
-
-
-async def test_redis_that_was_started_again_meanwhile(tmp_path: Path) -> None:
-    store = await opened(tmp_path)
-    await fill(store, 5)
-    with RedisServer(appendfsync="always") as redis:
-        settings = redis_settings(redis.url)
-
-        class Restarted(SqliteSource):
-            async def rest(self) -> Any:
-                redis.stop()
-                redis.start()
-                return await super().rest()
-
-        async with arriving(settings) as target:
-            done = None
-            with pytest.raises(Exception, match="Redis"):
-                done = await move(Restarted(store), target)
-            assert done is None
-        assert not (await moved(store, settings)).differences
     await store.close()
 
 

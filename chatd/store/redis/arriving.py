@@ -20,7 +20,7 @@ from chatd.store.moving import PAGE_BYTES_MAX, Entry, Found, Invite, Notes, Piec
 from chatd.store.redis import FORMAT, LIFE_TAG, MOVING, RedisStore, checks
 from chatd.store.redis.accounts import ACCOUNT, NAMES_TAG
 from chatd.store.redis.names import bucket_of
-from chatd.store.redis.node import Command
+from chatd.store.redis.node import Command, translated
 from chatd.store.redis.records import (
     account_fields,
     entry_of,
@@ -117,7 +117,7 @@ class RedisTarget:
                 command: Command = ("SCAN", cursor, "MATCH", f"{self._engine.prefix}*", "COUNT", KEYS_PER_SCAN)
                 (answer,) = await node.exchange([command], write=False)
                 if isinstance(answer, Exception):
-                    raise Unavailable(f"Redis: {answer}") from answer
+                    raise translated(answer, unknown=False) from answer
                 cursor, keys = answer
                 if keys:
                     yield keys
@@ -133,7 +133,7 @@ class RedisTarget:
                 if isinstance(answer, ResponseError) and " is not what came before of it" in str(answer):
                     raise StartError(f"the target: {answer}: empty it and begin anew") from answer
                 if isinstance(answer, Exception):
-                    raise Unavailable(str(answer)) from answer
+                    raise translated(answer, unknown=False) from answer
 
     async def append(self, messages: Mapping[str, Sequence[Entry]]) -> None:
         """See `Target`."""
