@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,8 +31,12 @@ HEADS_MAX = 8_192
 ACCEPTS_MAX = 64
 BACKLOG = 4_096
 LINGER_S = 1.0
+SILENT_S = 1
+"""A connection is accepted when its first bytes are there (mostly the whole head), or after about so long."""
 OUT_OF_FILES_S = 0.5
 _END = b"\r\n\r\n"
+_PLAIN = re.compile(rb"GET %s\?user=([^\x00-\x20&%%+;#\x7f-\xff]+) HTTP/" % re.escape(WS_PATH.encode()))
+"""What nearly all clients send; anything else is taken apart."""
 
 
 def _answer(status: str, code: str, detail: str, more: str = "") -> bytes:
@@ -71,6 +76,9 @@ class Target(Protocol):
 
 def user_of(head: bytes) -> str | None:
     """The user that a request head hints at, or None: another path, no hint, or what is no user name."""
+    if plain := _PLAIN.match(head):
+        user = plain[1].decode("ascii")
+        return user if is_user(user) else None
     line, _, _ = head.partition(b"\r\n")
     method, _, rest = line.partition(b" ")
     target, _, _ = rest.partition(b" ")
@@ -137,6 +145,7 @@ class Router:
                 listening = socket.create_server(where, family=family, backlog=BACKLOG)
                 listening.setblocking(False)
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts inherits it
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT_S)
                 self._listening.append(listening)
                 self.port = listening.getsockname()[1]
         except OSError as exc:

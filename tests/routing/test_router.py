@@ -124,13 +124,26 @@ async def test_who_leaves_before_its_head_is_forgotten() -> None:
         assert rig.router._heads == {}
 
 
+async def test_who_says_nothing_is_answered_408_as_well() -> None:
+    async with routing(["a"], head_s=0.1) as rig:
+        reader, writer = await rig.connect()
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
 async def test_too_many_unfinished_heads_cost_the_oldest_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router, "HEADS_MAX", 3)
     async with routing(["a"]) as rig:
         waiting = [await rig.connect() for _ in range(4)]
+        for number, (_, writer) in enumerate(waiting):
+            writer.write(b"GET /")
+            async with asyncio.timeout(PATIENCE_S):
+                while len(rig.router._heads) < min(number + 1, 3):  # noqa: ASYNC110 - the router has no event for it
+                    await asyncio.sleep(0)
         async with asyncio.timeout(PATIENCE_S):
             assert (await waiting[0][0].read()).startswith(b"HTTP/1.1 408 ")
-        waiting[3][1].write(b"GET / HTTP/1.1\r\n\r\n")
+        waiting[3][1].write(b" HTTP/1.1\r\n\r\n")
         async with asyncio.timeout(PATIENCE_S):
             assert (await waiting[3][0].readline()).startswith(b"{")
         for _, writer in waiting:
