@@ -21,7 +21,7 @@ import structlog
 
 from chatd import settings as configuration
 from chatd.app import Server
-from chatd.errors import EXIT_FAILED
+from chatd.errors import EXIT_FAILED, EXIT_START, StartError
 from chatd.store.base import Store
 from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.schema import Migration, migrations
@@ -73,12 +73,14 @@ async def _obey(store: Store | TrappedStore, trap: Trap) -> None:
             _say(messages=(await store.counts()).messages)
 
 
-def _clustered(url: str) -> dict[str, Any]:
+def _clustered(url: str, bus_url: str, replicas: int) -> dict[str, Any]:
     """One of several processes on this Redis, with short bounds for what a lost hint hides."""
     return {
         "store.kind": "redis",
         "store.redis_url": url,
-        "cluster.bus_url": url,
+        "store.redis_replicas": replicas,
+        "store.redis_timeout_s": 2.0,
+        "cluster.bus_url": bus_url,
         "cluster.reconcile_s": 1.0,
         "cluster.spread_s": 0.2,
         "cluster.lease_s": 2.0,
@@ -86,9 +88,14 @@ def _clustered(url: str) -> dict[str, Any]:
 
 
 async def _serve_clustered(args: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    settings = configuration.load(env={}, overrides={**overrides, **_clustered(args.redis)})
+    clustered = _clustered(args.redis, args.bus or args.redis, args.replicas)
+    settings = configuration.load(env={}, overrides={**overrides, **clustered})
     server = Server(settings, on_broken=lambda exc: os._exit(EXIT_FAILED))
-    await server.start()
+    try:
+        await server.start()
+    except StartError as exc:  # Redis is away, and whoever started this process does so again
+        sys.stderr.write(f"chatd: {exc}\n")
+        sys.exit(EXIT_START)
     _say(port=server.port, incarnation=server.store.incarnation, migrated=[])
     await _obey(server.store, Trap())
     await server.stop()
@@ -135,6 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--window", type=int, default=16, help="limits.window_messages_max")
     parser.add_argument("--pushing", action="store_true", help="pushes soon, and to endpoints on loopback")
     parser.add_argument("--redis", metavar="URL", help="be one of several processes on this Redis, without traps")
+    parser.add_argument("--bus", metavar="URL", help="with --redis: another Redis that carries their hints")
+    parser.add_argument("--replicas", type=int, default=0, help="with --redis: store.redis_replicas")
     args = parser.parse_args(argv)
     structlog.configure(
         processors=[

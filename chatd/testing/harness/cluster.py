@@ -19,6 +19,7 @@ import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import aiohttp
 
@@ -41,15 +42,26 @@ REDIS_EVERY = 6
 """One cycle in so many kills redis-server."""
 
 
-class KillableCluster:
-    """Workers on one Redis; `Killable` as a whole."""
+class HasUrl(Protocol):
+    """A Redis, whatever it is made of."""
 
-    def __init__(self, directory: Path, redis: RedisServer, workers: int) -> None:
+    @property
+    def url(self) -> str:
+        """As `store.redis_url` takes it."""
+
+
+R = TypeVar("R", bound=HasUrl)
+
+
+class KillableCluster(Generic[R]):
+    """Workers on one Redis; `Killable` as a whole. ``more``: arguments of each worker."""
+
+    def __init__(self, directory: Path, redis: R, workers: int, *, more: Sequence[str] = ()) -> None:
         self.redis = redis
         self.workers = []
         for number in range(workers):
             (directory / f"{number}").mkdir()
-            self.workers.append(KillableServer(directory / f"{number}", redis=redis.url))
+            self.workers.append(KillableServer(directory / f"{number}", redis=redis.url, more=more))
         self.incarnation = ""
 
     @property
@@ -242,7 +254,7 @@ class RouterHistory(History):
 class ClusterHistory(History):
     """One history whose devices find another process behind the same address each time."""
 
-    def __init__(self, cluster: KillableCluster, dice: random.Random, summary: Summary) -> None:
+    def __init__(self, cluster: KillableCluster[RedisServer], dice: random.Random, summary: Summary) -> None:
         super().__init__(cluster, dice, summary)
         self._cluster = cluster
         self._spreading: asyncio.Task[None] | None = None

@@ -231,7 +231,7 @@ class FailoverHistory(History):
         self._told.lossy += gone > 0
 
 
-def _redis(kind: str, *, lossy: bool) -> Fallible:
+def _redis(kind: str) -> Fallible:
     if kind == "sentinel":
         return RedisSentinel(appendfsync="everysec")
     return RedisCluster(appendfsync="everysec", replicas=True, node_timeout_ms=NODE_TIMEOUT_MS)
@@ -245,7 +245,8 @@ async def run(cycles: int, *, kind: str, seed: int, workers: int = 3, lossy: boo
     while summary.cycles < cycles:
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatd-failover-")))
-            redis, bus = stack.enter_context(_redis(kind, lossy=lossy)), stack.enter_context(RedisServer())
+            redis, bus = _redis(kind), stack.enter_context(RedisServer())
+            stack.enter_context(redis)
             cluster = FallibleCluster(directory, redis, workers, bus_url=bus.url, replicas=0 if lossy else 1)
             async with FailoverHistory(cluster, dice, summary, lossy=lossy) as history:
                 for _ in range(min(CYCLES_PER_HISTORY, cycles - summary.cycles)):

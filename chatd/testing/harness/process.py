@@ -25,10 +25,19 @@ class HarnessError(ChatdError):
 class KillableServer:
     """One process of `chatd.testing.killable` after the other over one data directory.
 
-    ``port``, ``incarnation``: of the running one. Its log is ``directory/log``, its data ``directory/data``.
+    ``more``: further arguments. ``port``, ``incarnation``: of the running one. Its log is ``directory/log``, its data
+    ``directory/data``.
     """
 
-    def __init__(self, directory: Path, plant: Plant | None = None, *, pushing: bool = False, redis: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        plant: Plant | None = None,
+        *,
+        pushing: bool = False,
+        redis: str = "",
+        more: Sequence[str] = (),
+    ) -> None:
         self.data_dir = directory / "data"
         self.port = 0
         self.incarnation = ""
@@ -36,6 +45,7 @@ class KillableServer:
         self._plant = plant
         self._pushing = pushing
         self._redis = redis
+        self._more = list(more)
         self._extra_migrations = 0
         self._process: asyncio.subprocess.Process | None = None
 
@@ -53,7 +63,7 @@ class KillableServer:
         command = [sys.executable, "-m", "chatd.testing.killable", "--data-dir", str(self.data_dir)]
         command += ["--extra-migrations", str(self._extra_migrations)]
         if self._redis:
-            command += ["--redis", self._redis]
+            command += ["--redis", self._redis, *self._more]
         if self._pushing:
             command += ["--pushing"]
         if self._plant is not None:

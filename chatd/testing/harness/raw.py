@@ -54,6 +54,11 @@ class RawDevice:
         return self._record.name
 
     @property
+    def incarnation(self) -> str:
+        """Of the history that it was welcomed to."""
+        return self._incarnation or ""
+
+    @property
     def pending(self) -> int:
         """Sends without an answer."""
         return len(self.outbox)

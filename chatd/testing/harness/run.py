@@ -235,6 +235,24 @@ class History:
         events: list[Event] = [*self._recorder.events]
         at = self._recorder.clock()
         events += [Settled(at, device.name) for device in self._devices]
+        events += await self._finals(at)
+        events.append(Counted(at, "the store", await self._server.counts()))
+        report = check(events)
+        self._judge_incarnations(report.counts["incarnations"])
+        for anomaly in report.anomalies:
+            if anomaly not in self._judged:
+                self._judged.add(anomaly)
+                self._summary.judged += 1
+                self._summary.found(anomaly.kind, anomaly.where, anomaly.detail)
+
+    def _judge_incarnations(self, count: int) -> None:
+        """How many histories there were: a process that dies begins no other one."""
+        if count != 1:
+            self._summary.found("incarnation", f"there were {count}")
+
+    async def _finals(self, at: float) -> list[Final]:
+        """All logs as they are now."""
+        finals: list[Final] = []
         self._stored = 0
         for conv in self._convs:
             after, more = 0, True
@@ -242,19 +260,11 @@ class History:
                 page = await self._get(conv.split(":")[0], f"/v1/conversations/{conv}/messages?after={after}&limit=200")
                 if not isinstance(page, protocol.Messages):
                     raise HarnessError(f"instead of messages: {page}")
-                events.append(Final(at, conv, self._server.incarnation, page.messages))
+                finals.append(Final(at, conv, self._server.incarnation, page.messages))
                 after = page.messages[-1].seq if page.messages else after
                 self._stored += len(page.messages)
                 more = page.more
-        events.append(Counted(at, "the store", await self._server.counts()))
-        report = check(events)
-        if report.counts["incarnations"] != 1:
-            self._summary.found("incarnation", f"there were {report.counts['incarnations']}")
-        for anomaly in report.anomalies:
-            if anomaly not in self._judged:
-                self._judged.add(anomaly)
-                self._summary.judged += 1
-                self._summary.found(anomaly.kind, anomaly.where, anomaly.detail)
+        return finals
 
     async def _get(self, user: str, path: str) -> protocol.ServerFrame | None:
         headers = {"Authorization": f"Bearer {self._tokens[user, 'auditor']}"}

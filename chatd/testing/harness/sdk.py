@@ -43,7 +43,7 @@ class SdkDevice:
         self._record = record
         self._dice = dice
         self._found = found
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self._resets = 0
         self._client = Client(url, token=token, user=record.user, random=lambda: dice.random() * BACKOFF_PART)
         self._answers: set[asyncio.Task[None]] = set()
@@ -77,7 +77,7 @@ class SdkDevice:
 
     def start(self) -> None:
         """Connect, and stay so."""
-        self._record.opened(self._life, self._incarnation, watermarks={})
+        self._record.opened(self._life, self.incarnation, watermarks={})
         self._task = asyncio.create_task(self._live(), name=self.name)
 
     def lazy(self, on: bool) -> None:
@@ -140,5 +140,6 @@ class SdkDevice:
                 self._found("reset", f"{self.name}: at {self.held}")
                 record.closed(self._life)
                 self._resets += 1
+                self.incarnation = incarnation
                 self.held = {}
                 record.opened(self._life, incarnation, reset=True, watermarks={})
