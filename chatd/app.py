@@ -30,6 +30,7 @@ from chatd.push.load import load
 from chatd.push.sender import Sender
 from chatd.push.service import Push
 from chatd.push.subscriptions import Subscriptions
+from chatd.retention import Retention
 from chatd.routing.board_redis import RedisBoard
 from chatd.routing.bus import Board, Bus
 from chatd.routing.bus_redis import RedisBus
@@ -123,6 +124,7 @@ class Server:
         self.delivery: Delivery
         self.presence: Presence
         self.push: Push
+        self.retention: Retention
         self.exchange: Exchange | None
         self.subscriptions: Subscriptions
         self.sockets: Sockets
@@ -148,6 +150,7 @@ class Server:
                 await self.exchange.open()
             self.sequencer.start()
             self.push.start()
+            self.retention.start()
             self.sockets.start()
             if handed is not None:
                 await self._serve_handed(handed)
@@ -214,6 +217,15 @@ class Server:
             self.metrics,
             now_s=self._now_s,
             on_broken=self._store_broke,
+        )
+        self.retention = Retention(
+            self.store,
+            settings.retention,
+            self.metrics,
+            now_ms=self._now_ms,
+            random=random.random,
+            on_broken=self._store_broke,
+            chosen=lambda: everywhere is None or everywhere.chosen,
         )
         catch_ups = asyncio.Semaphore(limits.catch_ups_max)
         self.metrics.gauges["queue_drafts"] = lambda: self.sequencer.queued
@@ -352,6 +364,7 @@ class Server:
         self.sockets.stop()
         await self.presence.close()
         await self.push.close()
+        await self.retention.close()
         if self.exchange is not None:
             await self.exchange.close()
         await self._stack.aclose()

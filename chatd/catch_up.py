@@ -191,7 +191,11 @@ class CatchUp:
         if more:
             log_ = log_[: frame.limit] if frame.after is not None else log_[-frame.limit :]
         elif log_:
-            more = log_[0].seq > 1 if frame.after is None else await self._head(frame.conv) > log_[-1].seq
+            more = (
+                (log_[0].first or log_[0].seq) > 1
+                if frame.after is None
+                else await self._head(frame.conv) > log_[-1].seq
+            )
         self._write(protocol.messages(frame.conv, log_, self._user, more=more, ref=frame.ref))
 
     async def _head(self, conv: str) -> int:

@@ -23,6 +23,7 @@ SPECS = (
     Spec("messages_committed", "counter", "Messages committed by the store, each once."),
     Spec("messages_duplicate", "counter", "Sends that were answered with an earlier commit."),
     Spec("messages_refused", "counter", "Sends that were refused, for whatever reason."),
+    Spec("messages_trimmed", "counter", "Messages that this process deleted, being older than retention.days."),
     Spec("messages_live", "counter", "Messages written to a device at once after their commit."),
     Spec("messages_read", "counter", "Messages read from the log for a device that was behind."),
     Spec("receipts_sent", "counter", "Receipt frames written to devices."),
@@ -59,6 +60,7 @@ class Metrics:
     messages_committed = 0
     messages_duplicate = 0
     messages_refused = 0
+    messages_trimmed = 0
     messages_live = 0
     messages_read = 0
     receipts_sent = 0

@@ -62,7 +62,9 @@ async def _copy(source: Source, target: Target, tell: Tell) -> int:
     tell(Progress("copying", done, total))
     async with aclosing(source.all_convs()) as pages:
         async for convs in pages:
-            notes, heads = await asyncio.gather(source.notes(convs), target.heads(convs))
+            notes = await source.notes(convs)
+            await target.begin_at({one.conv: one.trimmed for one in notes if one.trimmed[0]})
+            heads = await target.heads(convs)
             logs = {one.conv: Log(one, after=heads[one.conv]) for one in notes}
             done += sum(min(log.after, log.head) for log in logs.values())
             batch = await _read(source, logs)

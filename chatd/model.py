@@ -21,6 +21,7 @@ WATERMARKS_MAX = 1_000
 PAGE_ITEMS_MAX = 200
 WATCHES_MAX = 1_000
 WATCH_USERS_MAX = 200
+ID_AHEAD_MS_MAX = 3_600_000  # a device's clock, and with it the time in its ids, may be so far ahead of the server's
 MEMBERS_CACHED_MAX = 16_384  # conversations whose name was taken apart already: each message asks five times
 
 Durability = Literal["replicated", "fsync", "os", "memory"]
@@ -44,6 +45,11 @@ def is_device(name: str) -> bool:
 def is_message_id(text: str) -> bool:
     """Whether ``text`` is a UUID in lower-case canonical text."""
     return _uuid.match(text) is not None
+
+
+def born_ms(id: str) -> int:
+    """When a UUID of version 7 was made, Unix ms by its maker's clock; 0: one of another version."""
+    return int(id[:8] + id[9:13], 16) if id[14] == "7" else 0
 
 
 def conv_of(one: str, other: str) -> str:
@@ -79,7 +85,11 @@ class Draft(Struct, frozen=True, gc=False):
 
 
 class Message(Struct, frozen=True, gc=False):
-    """A committed message. ``hidden``: sent while the recipient blocked its sender."""
+    """A committed message. ``hidden``: sent while the recipient blocked its sender.
+
+    ``first`` above 0: the place of messages that were trimmed, ``first`` … ``seq``; all of them are older than
+    ``ts_ms`` or as old, and it has no id, sender and body.
+    """
 
     conv: str
     seq: int
@@ -88,6 +98,27 @@ class Message(Struct, frozen=True, gc=False):
     body: str
     ts_ms: int
     hidden: bool = False
+    first: int = 0
+
+
+def trimmed_place(conv: str, first: int, last: int, ts_ms: int) -> Message:
+    """What stands in a log for the messages ``first`` … ``last``, which were trimmed."""
+    return Message(conv, last, "", "", "", ts_ms, first=first)
+
+
+def with_trimmed(
+    log: list[Message], conv: str, upto: int, ts_ms: int, *, after: int | None, before: int | None, limit: int
+) -> list[Message]:
+    """A piece of a log (see `MessageStore.read`) with the place of what was trimmed of it, if that belongs there.
+
+    ``log``: the messages that are kept. ``upto``, ``ts_ms``: of the last one that was trimmed.
+    """
+    if after is not None:
+        return [trimmed_place(conv, after + 1, upto, ts_ms), *log[: limit - 1]] if after < upto else log
+    last = upto if before is None else min(upto, before - 1)
+    if last < 1 or len(log) >= limit or (log and log[0].seq > upto + 1):
+        return log
+    return [trimmed_place(conv, 1, last, ts_ms), *log]
 
 
 class Appended(Struct, frozen=True, gc=False):

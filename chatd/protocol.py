@@ -205,7 +205,10 @@ class Sent(_Frame, tag="sent", frozen=True):
 
 
 class Entry(Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
-    """One place in a log: a message, or ``gone`` with only seq and ts, so that the numbers have no gap."""
+    """One place in a log: a message, or ``gone`` with only seq and ts, so that the numbers have no gap.
+
+    ``first``: with ``gone`` expired, the entry is the place of all messages ``first`` … ``seq``.
+    """
 
     seq: int
     ts: int
@@ -213,6 +216,7 @@ class Entry(Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     sender: str | None = field(name="from", default=None)
     body: str | None = None
     gone: Gone | None = None
+    first: int | None = None
 
 
 class Messages(_Frame, tag="messages", frozen=True):
@@ -474,6 +478,9 @@ def _is_ref(value: object) -> bool:
 
 def entry(message: Message, viewer: str | None = None) -> Entry:
     """A committed message as ``viewer`` may see it; its sender always sees it whole."""
+    if message.first:
+        first = message.first if message.first < message.seq else None
+        return Entry(seq=message.seq, ts=message.ts_ms, gone="expired", first=first)
     if message.hidden and viewer != message.sender:
         return Entry(seq=message.seq, ts=message.ts_ms, gone="hidden")
     return Entry(seq=message.seq, ts=message.ts_ms, id=message.id, sender=message.sender, body=message.body)

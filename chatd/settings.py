@@ -105,6 +105,18 @@ class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 16
 
 
+class RetentionSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long messages are kept."""
+
+    days: Annotated[
+        int,
+        Meta(ge=0, le=36_500, description="Messages older than so many days are deleted, read or not; 0: none ever."),
+    ] = 0
+    walk_s: Annotated[
+        float, Meta(ge=1, le=86_400, description="The store is looked through for old messages this often.")
+    ] = 3_600.0
+
+
 class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may have an account, and how a token is checked."""
 
@@ -292,9 +304,7 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             'cluster.bus_url, and every `chatd cluster` with that URL sends it its share of users; "": nowhere.'
         ),
     ] = ""
-    weight: Annotated[
-        int, Meta(ge=1, le=64, description="Shares of this process among those that are advertised.")
-    ] = 1
+    weight: Annotated[int, Meta(ge=1, le=64, description="Shares of this process among those that are advertised.")] = 1
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -302,6 +312,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     server: ServerSettings = field(default_factory=ServerSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     accounts: AccountSettings = field(default_factory=AccountSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)

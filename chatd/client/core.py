@@ -334,7 +334,7 @@ class Core:
         entries = self.watermarks.messages(frame.conv, frame.messages, self.queue.room, fetched=fetched)
         me = self.user or ""
         for entry in entries:
-            self._noted(frame.conv, entry.seq, entry.sender)
+            self._noted(frame.conv, entry.seq, entry.sender, expired=entry.gone == "expired")
             self.queue.put(log_event(frame.conv, entry, me))
         if fetched and frame.ref is not None:
             conv, after = self._fetching.pop(frame.ref)
@@ -403,10 +403,10 @@ class Core:
         for event in events:
             self.queue.put(event)
 
-    def _noted(self, conv: str, seq: int, sender: str | None) -> None:
-        """A place of a log was seen; ``sender`` None: its message is hidden."""
+    def _noted(self, conv: str, seq: int, sender: str | None, *, expired: bool = False) -> None:
+        """A place of a log was seen; ``sender`` None: its message is gone, and if it expired, so did all before it."""
         unread = self.unread(conv)
-        if sender == self.user:
+        if sender == self.user or expired:
             self._count(conv, seq, seq)
         elif sender is None:
             self._count(conv, seq, unread.floor + (seq > unread.head and seq > unread.floor))

@@ -42,12 +42,16 @@ class MessageEvent(Struct, frozen=True):
 
 
 class GoneEvent(Struct, frozen=True):
-    """A place in the log whose message this user may not see any more."""
+    """A place in the log whose message this user may not see any more.
+
+    ``first``: of messages that expired it is the place of all of ``first`` … ``seq``; the next event has seq + 1.
+    """
 
     conv: str
     seq: int
     ts: int
     gone: Gone
+    first: int
 
 
 class ReceiptEvent(Struct, frozen=True):
@@ -148,7 +152,7 @@ class HistoryPage(Struct, frozen=True):
 def log_event(conv: str, entry: Entry, me: str) -> LogEvent:
     """One place of a log as the application sees it."""
     if entry.gone is not None or entry.id is None or entry.sender is None or entry.body is None:
-        return GoneEvent(conv, entry.seq, entry.ts, entry.gone or "hidden")
+        return GoneEvent(conv, entry.seq, entry.ts, entry.gone or "hidden", entry.first or entry.seq)
     return MessageEvent(conv, entry.seq, entry.id, entry.sender, entry.body, entry.ts, entry.sender == me)
 
 

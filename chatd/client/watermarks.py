@@ -33,18 +33,19 @@ class Watermarks:
         """The entries that come next, at most ``room``; the rest is known already or stays for a fetch.
 
         ``entries`` ascend in seq. The first ones of an unknown conversation say where its log begins for this
-        device; a ``fetched`` page says nothing of that kind.
+        device; a ``fetched`` page says nothing of that kind. An entry may be the place of many that were trimmed.
         """
         if not entries:
             return []
         if conv not in self._seen and not fetched:
-            self._seen[conv] = min(entries[0].seq, self._unplaced.pop(conv, entries[0].seq)) - 1
+            first = entries[0].first or entries[0].seq
+            self._seen[conv] = min(first, self._unplaced.pop(conv, first)) - 1
         seen = self._seen.get(conv, 0)
         accepted: list[Entry] = []
         for entry in entries:
             if entry.seq <= seen:
                 continue
-            if entry.seq != seen + 1 or len(accepted) >= room:
+            if (entry.first or entry.seq) > seen + 1 or len(accepted) >= room:
                 break
             accepted.append(entry)
             seen = entry.seq

@@ -93,6 +93,11 @@ class Exchange:
         await self._others.close()
         await self._bus.close()
 
+    @property
+    def chosen(self) -> bool:
+        """See `OtherProcesses`."""
+        return self._others.chosen
+
     # --- devices ----------------------------------------------------------------------------------------
 
     async def joined(self, user: str, device: str, since_ms: int) -> None:

@@ -31,6 +31,8 @@ from chatd.model import (
     UnpushedPage,
 )
 
+ID_EXPIRED = "this id is as old as messages that are not kept any more: it may name one of them"
+
 
 class Committed(Struct, frozen=True, gc=False):
     """What one commit did: a result a draft, and a result a distinct (conv, user) among the advances."""
@@ -40,11 +42,18 @@ class Committed(Struct, frozen=True, gc=False):
 
 
 class Counts(Struct, frozen=True):
-    """Totals, for reconciliation with what clients counted."""
+    """Totals, for reconciliation with what clients counted: ``messages`` with those that were trimmed."""
 
     users: int
     conversations: int
     messages: int
+
+
+class Trimmed(Struct, frozen=True):
+    """One step of a walk that trims. ``messages``: how many went; ``cursor``: there may be more to look at."""
+
+    messages: int
+    cursor: str | None = None
 
 
 class MessageStore(Protocol):
@@ -80,6 +89,9 @@ class MessageStore(Protocol):
         ``duplicate``. The same id with another body is answered with an IdReuse *value* in its place, and the other
         drafts are stored. ``ts_ms`` of a message is the draft's, or the last one's in its conversation if that is
         later. A draft to a user who blocks its sender at the moment of the commit is stored ``hidden``.
+        Of trimmed messages the ids are not known any more. A draft of a conversation that was trimmed, whose id is a
+        UUID of version 7, not known, and not more than ID_AHEAD_MS_MAX younger than the last message trimmed, may be
+        a repeat of one of them: it is answered with an IdReuse value, too.
 
         Marks are maxima: ``delivered`` becomes max(stored, given, read), ``read`` max(stored, given), both at most the
         conversation's head after the drafts of this call. An advance in a conversation without messages does nothing.
@@ -91,7 +103,10 @@ class MessageStore(Protocol):
         """
 
     async def find(self, conv: str, sender: str, id: str) -> Message | None:
-        """The message that (conv, sender, id) names, or None: it is not stored, and no earlier write can still be."""
+        """The message that (conv, sender, id) names, or None: it is not stored, and no earlier write can still be.
+
+        None also for one that was trimmed.
+        """
 
     async def read(
         self,
@@ -107,6 +122,8 @@ class MessageStore(Protocol):
         ``after``: the first messages with seq > after. ``before``: the last ones with seq < before. Neither: the end
         of the log. At most one is given. At most ``limit`` messages and about ``bytes_max`` bytes of bodies (the end
         nearest to the anchor is kept), but at least one if there is one. An unknown conversation is empty.
+        What was trimmed of the piece is one message with ``first``, which counts as one: after ``after`` it begins
+        there, else at 1.
         """
 
     async def heads(self, convs: Sequence[str]) -> dict[str, int]:
@@ -127,8 +144,8 @@ class MessageStore(Protocol):
         ``cursor``: the page after the one that gave it. Following cursors gives every conversation that did not change
         meanwhile exactly once; one that did may be missed, and then it has changed after this page's ``since``.
         A ``since`` or ``cursor`` that this store did not make counts as absent.
-        While one of the two blocks the other, the peer's marks stay what they were when the block began, and hidden
-        messages are not in ``unread``; ``last`` may be a hidden message.
+        While one of the two blocks the other, the peer's marks stay what they were when the block began. Hidden and
+        trimmed messages are not in ``unread``; ``last`` may be a hidden message, or the place of one that was trimmed.
         """
 
     async def position(self, conv: str, user: str, device: str) -> int:
@@ -145,6 +162,15 @@ class MessageStore(Protocol):
         The ``newest_max`` conversations with the newest activity start at max(0, head - initial_history), the others
         at their head. A conversation that begins later starts at 0. Marks are not touched; after ``again`` the
         positions are these starts, even where a delivered mark is higher.
+        """
+
+    async def trim(self, *, older_than_ms: int, cursor: str | None = None, limit: int) -> Trimmed:
+        """Delete messages with a ``ts_ms`` below ``older_than_ms``: a step of a walk over the whole store.
+
+        Of each conversation the oldest messages go, never one before an older one. Heads, seqs, marks and positions
+        stay, and no listing changes its order for it. A step looks at about ``limit`` conversations (≤ 1,000) and
+        deletes at most 1,000 messages of each; one that has more is where the cursor goes on. Several walks at the same
+        time do no harm, nor does one that ends half-way. What is owed or unread is no trimmed message.
         """
 
     async def block(self, user: str, peer: str, *, on: bool) -> None:

@@ -9,10 +9,12 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from chatd.errors import IdReuse
 from chatd.model import (
+    ID_AHEAD_MS_MAX,
     Advance,
     Appended,
     ConversationPage,
@@ -23,14 +25,18 @@ from chatd.model import (
     Marks,
     MarksView,
     Message,
+    born_ms,
     conv_of,
     members_of,
     peer_of,
+    trimmed_place,
+    with_trimmed,
 )
-from chatd.store.base import Committed, Counts
+from chatd.store.base import ID_EXPIRED, Committed, Counts, Trimmed
 from chatd.store.memory_conversation import Conversation
 from chatd.store.memory_push import MemoryPush
 
+TRIMMED_MAX = 1_000
 _NUMBERS = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16}){0,2}\Z", re.ASCII)
 
 
@@ -81,6 +87,8 @@ class MemoryStore(MemoryPush):
             if first.body != draft.body:
                 return IdReuse("this id already names a message with another body")
             return Appended(first, duplicate=True)
+        if conv.trimmed and 0 < born_ms(draft.id) <= conv.log[conv.trimmed - 1].ts_ms + ID_AHEAD_MS_MAX:
+            return IdReuse(ID_EXPIRED)
         message = Message(
             conv=draft.conv,
             seq=len(conv.log) + 1,
@@ -140,11 +148,17 @@ class MemoryStore(MemoryPush):
         bytes_max: int = 262_144,
     ) -> Sequence[Message]:
         self._check_open()
-        log = self._convs[conv].log if conv in self._convs else []
+        known = self._convs.get(conv, Conversation())
+        log, upto = known.log, known.trimmed
         if after is not None:
-            return _fitting(log[after : after + limit], bytes_max)
-        end = len(log) if before is None else min(len(log), max(0, before - 1))
-        return _fitting(reversed(log[max(0, end - limit) : end]), bytes_max)[::-1]
+            begin = max(after, upto)
+            found = _fitting(log[begin : begin + limit], bytes_max)
+        else:
+            end = len(log) if before is None else min(len(log), max(0, before - 1))
+            found = _fitting(reversed(log[max(upto, end - limit) : end]), bytes_max)[::-1]
+        if not upto:
+            return found
+        return with_trimmed(found, conv, upto, log[upto - 1].ts_ms, after=after, before=before, limit=limit)
 
     async def heads(self, convs: Sequence[str]) -> dict[str, int]:
         self._check_open()
@@ -201,6 +215,8 @@ class MemoryStore(MemoryPush):
     def _view(self, name: str, user: str, device: str) -> ConversationView:
         conv, peer = self._convs[name], peer_of(name, user) or user
         own, other, last = conv.user_marks(user), self._marks_told(name, peer), conv.log[-1]
+        if last.first:
+            last = trimmed_place(name, last.seq, last.seq, last.ts_ms)
         return ConversationView(
             conv=name,
             peer=peer,
@@ -227,6 +243,17 @@ class MemoryStore(MemoryPush):
             conv = self._convs[name]
             start = max(0, len(conv.log) - initial_history) if rank < newest_max else len(conv.log)
             conv.positions[key] = start if again else max(start, conv.positions.get(key, 0))
+
+    async def trim(self, *, older_than_ms: int, cursor: str | None = None, limit: int) -> Trimmed:
+        self._check_open()
+        start, count = int(cursor or 0), 0
+        page = list(islice(self._convs, start, start + limit))  # a dict never reorders what is in it
+        for at, name in enumerate(page, start):
+            trimmed = self._convs[name].trim(name, older_than_ms, TRIMMED_MAX)
+            count += trimmed
+            if trimmed == TRIMMED_MAX:
+                return Trimmed(count, str(at))
+        return Trimmed(count, str(start + limit) if len(page) == limit else None)
 
     # --- blocks ------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chatd.model import Marks, Message
+from chatd.model import Marks, Message, trimmed_place
 
 
 @dataclass(slots=True)
@@ -16,6 +16,7 @@ class Conversation:
     marks: dict[str, dict[str, Marks]] = field(default_factory=dict)  # user → device → marks
     positions: dict[tuple[str, str], int] = field(default_factory=dict)  # (user, device) → seq held
     pushed: dict[str, int] = field(default_factory=dict)  # user → seq told of
+    trimmed: int = 0  # all up to it are the place of what was trimmed
     changed: int = 0
 
     def user_marks(self, user: str) -> Marks:
@@ -26,7 +27,7 @@ class Conversation:
     def unread(self, user: str, read: int) -> int:
         """The peer's visible messages above max(read, own last sent seq)."""
         count = 0
-        for seq in range(len(self.log), read, -1):
+        for seq in range(len(self.log), max(read, self.trimmed), -1):
             message = self.log[seq - 1]
             if message.sender == user:
                 break
@@ -35,8 +36,21 @@ class Conversation:
 
     def newest_of_peer(self, user: str, above: int) -> Message | None:
         """The peer's newest visible message above this seq."""
-        for seq in range(len(self.log), above, -1):
+        for seq in range(len(self.log), max(above, self.trimmed), -1):
             message = self.log[seq - 1]
             if message.sender != user and not message.hidden:
                 return message
         return None
+
+    def trim(self, conv: str, older_than_ms: int, messages_max: int) -> int:
+        """Trim the oldest messages. Returns: how many."""
+        upto = self.trimmed
+        while upto < min(len(self.log), self.trimmed + messages_max) and self.log[upto].ts_ms < older_than_ms:
+            upto += 1
+        count = upto - self.trimmed
+        if count:
+            for message in self.log[self.trimmed : upto]:
+                self.seqs.pop((message.sender, message.id), None)
+            self.log[:upto] = [trimmed_place(conv, 1, upto, self.log[upto - 1].ts_ms)] * upto
+            self.trimmed = upto
+        return count

@@ -28,7 +28,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class Entry(NamedTuple):
     """A message. ``member``: 0, the first of the two sent it, or 1. ``id``: the 16 bytes of the UUID.
 
-    ``hidden``: how many messages are, up to this one, and negative when it is one of them.
+    ``hidden``: how many messages are, of those kept up to this one, and negative when it is one of them.
     """
 
     seq: int
@@ -55,7 +55,7 @@ class Notes(Struct, frozen=True, array_like=True):
     ``last``: last seqs sent, ``visible``: those that the other may see. ``hidden``: how many messages are. ``ids``: how
     many ids are known. ``told``: each one's marks, maxima over the devices. ``marks``: sorted, one a device.
     ``blocks``: whether each blocks the other. ``frozen``: what is told of each one's marks while somebody blocks.
-    ``pushed``: see `PushStore`.
+    ``pushed``: see `PushStore`. ``trimmed``: up to which seq, and the ts_ms of the last message that went.
     """
 
     conv: str
@@ -70,6 +70,7 @@ class Notes(Struct, frozen=True, array_like=True):
     blocks: tuple[bool, bool] = (False, False)
     frozen: tuple[Marks, Marks] | None = None
     pushed: tuple[int, int] = (0, 0)
+    trimmed: tuple[int, int] = (0, 0)
 
 
 class Kept(Struct, frozen=True, array_like=True):
@@ -179,6 +180,9 @@ class Target(Reader, Protocol):
     async def heads(self, convs: Sequence[str]) -> Mapping[str, int]:
         """As `MessageStore.heads`."""
 
+    async def begin_at(self, trimmed: Mapping[str, tuple[int, int]]) -> None:
+        """Let conversations begin behind what was trimmed (see `Notes`); one that begins elsewhere begins anew."""
+
     async def append(self, messages: Mapping[str, Sequence[Entry]]) -> None:
         """Store messages of some conversations; those that are there already are passed over."""
 
@@ -201,7 +205,7 @@ class Log:
     __slots__ = ("after", "checksum", "head")
 
     def __init__(self, notes: Notes, *, after: int = 0) -> None:
-        self.after = after
+        self.after = max(after, notes.trimmed[0])
         self.head = notes.head
         self.checksum = hashlib.blake2b(_pack(notes), digest_size=16)
 

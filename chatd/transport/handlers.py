@@ -95,7 +95,7 @@ class Handlers:
             raise BadFrame("give `before` or `after`, not both")
         found = await store.read(conv, after=query.after, before=query.before, limit=query.limit)
         if query.after is None:
-            more = bool(found) and found[0].seq > 1
+            more = bool(found) and (found[0].first or found[0].seq) > 1
         else:
             more = bool(found) and found[-1].seq < (await store.heads([conv]))[conv]
         return reply(protocol.messages(conv, found, call.who.user, more=more))

@@ -42,6 +42,7 @@ LAYERS = {
     "chatd.migration": 2,
     "chatd.passwords": 2,
     "chatd.receipts": 2,
+    "chatd.retention": 2,
     "chatd.sequencer": 2,
     "chatd.services": 2,
     "chatd.presence.service": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from chatd import protocol
@@ -41,8 +42,8 @@ class FakeWire:
         reference, viewer = self._world.reference, self._device.user
         match frame:
             case protocol.Messages():
-                seqs = [entry.seq for entry in frame.messages]
-                assert seqs == list(range(seqs[0], seqs[0] + len(seqs))), frame
+                ends = [(entry.first or entry.seq, entry.seq) for entry in frame.messages]
+                assert all(first == last + 1 for (_, last), (first, _) in pairwise(ends)), frame
                 assert all(reference.entry_is_right(frame.conv, e, viewer) for e in frame.messages), frame
             case protocol.Sent():
                 sender, id_, _, _ = reference.log[frame.conv][frame.seq - 1]
@@ -185,7 +186,7 @@ class Device:
         match frame:
             case protocol.Messages():
                 for entry in frame.messages:
-                    self._next(frame.conv, entry.seq)
+                    self._next(frame.conv, entry.seq, entry.first)
             case protocol.Sent():
                 self.outbox.pop(frame.id, None)
                 first = self.acked_ids.setdefault(frame.id, (frame.conv, frame.seq))
@@ -207,9 +208,9 @@ class Device:
             case _:
                 raise AssertionError(f"nobody asked for {frame}")
 
-    def _next(self, conv: str, seq: int) -> None:
+    def _next(self, conv: str, seq: int, first: int | None = None) -> None:
         assert peer_of(conv, self.user) is not None
-        assert seq == self.held.get(conv, 0) + 1, f"{conv}: #{seq} came after #{self.held.get(conv, 0)}"
+        assert (first or seq) == self.held.get(conv, 0) + 1, f"{conv}: #{seq} came after #{self.held.get(conv, 0)}"
         self.held[conv] = seq
 
     def _hear(self, conv: str, user: str, delivered: int, read: int) -> None:
@@ -218,9 +219,13 @@ class Device:
         assert read >= before[1]
         self.marks[conv, user] = (delivered, read)
 
+    def _is_trimmed(self, id_: str | None) -> bool:
+        conv, seq = self.acked_ids.get(id_ or "", ("", 1))
+        return seq <= self._world.reference.trimmed[conv]
+
     def _refused(self, error: protocol.Error) -> None:
         if error.code == "id_reuse":
-            assert error.id in self.reused
+            assert error.id in self.reused or self._is_trimmed(error.id)
             self.reuse_answers += 1
         else:
             assert error.temporary, error

@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from chatd import protocol
 from chatd.errors import IdReuse
-from chatd.model import Advance, Draft, conv_of, members_of, peer_of
+from chatd.model import Advance, Draft, born_ms, conv_of, members_of, peer_of
 from chatd.store.base import Committed
 from chatd.store.memory import MemoryStore
 
+ALL = 1_000_000
 READS = {"heads", "enroll", "conversations", "read", "position", "identity", "account", "find"}
 
 
@@ -25,6 +28,7 @@ class Reference:
         self.marks: defaultdict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
         self.blocks: set[tuple[str, str]] = set()
         self.frozen: dict[str, dict[str, list[int]]] = {}
+        self.trimmed: defaultdict[str, int] = defaultdict(int)
 
     def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> tuple[list[Any], dict[Any, list[int]]]:
         """Returns: (seq, duplicate) or "reuse" for each draft, and the users' marks that were advanced."""
@@ -36,7 +40,8 @@ class Reference:
                 log.append((d.sender, d.id, d.body, (peer_of(d.conv, d.sender), d.sender) in self.blocks))
                 results.append((len(log), False))
             else:
-                results.append((same[0], True) if log[same[0] - 1][2] == d.body else "reuse")
+                kept = same[0] > self.trimmed[d.conv] and log[same[0] - 1][2] == d.body
+                results.append((same[0], True) if kept else "reuse")
         for a in advances:
             head = len(self.log[a.conv])
             mark = self.marks[a.conv, a.user].setdefault(a.device, [0, 0])
@@ -71,6 +76,9 @@ class Reference:
         if not 1 <= entry.seq <= len(self.log[conv]):
             return False
         sender, id_, body, hidden = self.log[conv][entry.seq - 1]
+        if entry.gone == "expired":
+            nothing = (entry.id, entry.sender, entry.body) == (None, None, None)
+            return nothing and 1 <= (entry.first or entry.seq) <= entry.seq <= self.trimmed[conv]
         if hidden and viewer != sender:
             return (entry.gone, entry.id, entry.sender, entry.body) == ("hidden", None, None, None)
         return (entry.gone, entry.id, entry.sender, entry.body) == (None, id_, sender, body)
@@ -84,6 +92,7 @@ class ComparedStore(MemoryStore):
         self.reference = Reference()
 
     async def commit(self, drafts: Sequence[Draft], advances: Sequence[Advance]) -> Committed:
+        drafts = [replace(d, ts_ms=born_ms(d.id)) for d in drafts]  # hours apart, however little time has passed
         committed = await super().commit(drafts, advances)
         results, marks = self.reference.commit(drafts, advances)
         got: list[Any] = [
@@ -92,6 +101,15 @@ class ComparedStore(MemoryStore):
         assert got == results
         assert {(g.conv, g.user): [g.delivered, g.read] for g in committed.grown} == marks
         return committed
+
+    async def trim_some(self, conv: str, older_than_ms: int) -> None:
+        """Trim, and look that no more went than should."""
+        old = 0
+        if conv in self._convs:
+            old = sum(message.ts_ms < older_than_ms for message in self._convs[conv].log)
+            self._convs[conv].trim(conv, older_than_ms, ALL)
+            assert self._convs[conv].trimmed == max(old, self.reference.trimmed[conv])
+            self.reference.trimmed[conv] = self._convs[conv].trimmed
 
     async def block(self, user: str, peer: str, *, on: bool) -> None:
         await super().block(user, peer, on=on)

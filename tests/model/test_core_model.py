@@ -23,7 +23,7 @@ from reference import ComparedStore, Reference, SlowStore
 from chatd import settings as configuration
 from chatd.app import Server
 from chatd.connection import Connection
-from chatd.model import Account, conv_of
+from chatd.model import ID_AHEAD_MS_MAX, Account, born_ms, conv_of
 from chatd.passwords import Passwords
 from chatd.store.base import Store
 from chatd.testing.faults import Fault, FaultyStore
@@ -41,6 +41,7 @@ SETTINGS = configuration.load(
 )
 
 ALL = 1_000_000
+BORN_MS = 0x018900000000
 FAULTS: tuple[Fault, ...] = ("gone", "unknown_stored", "unknown_lost")
 
 devices = st.integers(0, 3)
@@ -151,7 +152,8 @@ class CoreModel(RuleBasedStateMachine):
         conv = CONVS[device.user][-1 if which == 3 else 0]
         for n in range(count):
             self.sends += 1
-            id_ = f"01890000-0000-7000-8000-{self.sends:012x}"
+            born = f"{BORN_MS + self.sends * 2 * ID_AHEAD_MS_MAX:012x}"
+            id_ = f"{born[:8]}-{born[8:]}-7000-8000-{self.sends:012x}"
             self._then(ms if n == count - 1 else 0, device.send, conv, id_, f"message {self.sends}")
 
     @rule(number=devices, ms=moments)
@@ -205,6 +207,15 @@ class CoreModel(RuleBasedStateMachine):
     def block(self, user: int, on: bool) -> None:
         self.blocked = self.blocked or on
         self.world.do(self.world.compared.block(USERS[user], USERS[1 - user], on=on))
+
+    @rule(user=st.integers(0, 1), which=st.integers(0, 1), back=st.integers(0, 8))
+    def trim(self, user: int, which: int, back: int) -> None:
+        """The older messages of a conversation go, but none that a device may have to send again."""
+        conv = CONVS[USERS[user]][-which]
+        waiting = [born_ms(i) for d in self.world.devices for i, (c, _) in d.outbox.items() if c == conv]
+        newest = BORN_MS + (self.sends - back) * 2 * ID_AHEAD_MS_MAX
+        older_than_ms = min([newest, *(ms - ID_AHEAD_MS_MAX for ms in waiting)])
+        self.world.do(self.world.compared.trim_some(conv, older_than_ms))
 
     @rule()
     def calm(self) -> None:

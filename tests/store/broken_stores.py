@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from broken_presence import BROKEN_PRESENCE
 from broken_push import BROKEN_PUSH
+from broken_retention import BROKEN_RETENTION
 from msgspec.structs import replace
 from store_backends import FaultyMemoryStore
 
@@ -427,4 +428,5 @@ BROKEN: list[tuple[type[FaultyMemoryStore], str]] = [
     (EnrollsTwice, "a_device_may_start_again"),
     *BROKEN_PRESENCE,
     *BROKEN_PUSH,
+    *BROKEN_RETENTION,
 ]

@@ -52,9 +52,16 @@ class History:
             self._enroll: 6,
             self._push: 8,
             self._invite: 2,
+            self._trim: 1,
         }
         for act in self.dice.choices(list(kinds), weights=list(kinds.values()), k=acts):
             await act(store)
+
+    async def _trim(self, store: Store) -> None:
+        """Some of the oldest messages go."""
+        drafts = self.dice.sample(self.drafts, min(3, len(self.drafts)))
+        if drafts:
+            await store.trim(older_than_ms=min(draft.ts_ms for draft in drafts), limit=1_000)
 
     def _users(self) -> tuple[str, str]:
         user = self.dice.choice(USERS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatd.errors import StartError
-from chatd.model import Account, Advance, Device, Draft, Pushed, Subscription, Unpushed
+from chatd.model import Account, Device, Pushed, Subscription, Unpushed
 from chatd.settings import StoreSettings
 from chatd.store.sqlite import FILE_NAME, SqliteStore, schema
 
@@ -19,31 +19,30 @@ DEVICE = Device("alice", "phone", "", 1_000)
 SUBSCRIPTION = Subscription("alice", "phone", "webpush", "https://push/1", {"auth": "x"}, 1_000)
 
 
-def drafts(sender: str, first: int, count: int) -> list[Draft]:
-    return [
-        Draft("alice:bob", sender, f"00000000-0000-4000-8000-{n:012d}", "hi", n) for n in range(first, first + count)
-    ]
-
-
 async def made_with_schema_1(directory: Path) -> None:
     """Messages, marks, a block, a device, accounts: as the chatd wrote them that knew one step only."""
     store = SqliteStore(directory, StoreSettings(), migrations=STEPS[:1])
     await store.open()
-    await store.commit(drafts("bob", 1, 3), [Advance("alice:bob", "alice", "phone", 1, 1)])
-    await store.commit(drafts("alice", 4, 2), [])
-    await store.block("bob", "carol", on=True)
+
+    def write(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO conversation VALUES (1, 'alice', 'bob', 5, 5, 5, 3, 0, 2)")
+        for n in range(1, 6):
+            id_ = bytes.fromhex(f"00000000000040008000{n:012d}")
+            db.execute("INSERT INTO message VALUES (?, 1, ?, ?, ?, ?, 0, 'hi')", (n, n, int(n <= 3), id_, n))
+        db.execute("INSERT INTO mark VALUES (1, 0, 'phone', 1, 1, 1)")
+        db.execute("INSERT INTO block VALUES ('bob', 'carol', 0, 0, 0, 0)")
+        db.executemany("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)", ACCOUNTS)
+
+    await store.engine.write(write)
     await store.put_device(DEVICE, TOKEN)
-    await store.engine.write(
-        lambda db: db.executemany("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?)", ACCOUNTS) and None
-    )
     await store.close()
 
 
-async def test_schema_2_brings_presence_and_push_to_what_is_there(tmp_path: Path) -> None:
+async def test_later_schemas_bring_presence_and_push_to_what_is_there(tmp_path: Path) -> None:
     await made_with_schema_1(tmp_path)
-    store = SqliteStore(tmp_path, StoreSettings(), migrations=STEPS[:2])
+    store = SqliteStore(tmp_path, StoreSettings())
     await store.open()
-    assert store.migrated == [2]
+    assert store.migrated == [step.number for step in STEPS[1:]]
     alice = Account("alice", "hash", admin=True, disabled=False, created_ms=1_000, shows_last_seen=True)
     bob = Account("bob", None, admin=False, disabled=True, created_ms=2_000, shows_last_seen=True)
     assert await store.accounts(limit=10) == [alice, bob]
@@ -61,6 +60,8 @@ async def test_schema_2_brings_presence_and_push_to_what_is_there(tmp_path: Path
 
     assert await store.put_subscription(SUBSCRIPTION)
     assert await store.subscriptions("alice", 2_000) == [SUBSCRIPTION]
+    assert (await store.trim(older_than_ms=3, limit=10)).messages == 2
+    assert [(one.first, one.seq) for one in await store.read("alice:bob", limit=10)][:2] == [(1, 2), (0, 3)]
     await store.seen({"alice": 5_000, "bob": 6_000, "gone": 7_000})
     assert [one.last_seen_ms for one in (await store.acquainted("alice", ["bob", "gone"])).values()] == [6_000]
     await store.close()

@@ -541,3 +541,48 @@ def test_unread_is_computed_from_maxima() -> None:
     assert second.badge == 10
     second.welcomed(welcome(reset=True, incarnation="i2"))
     assert second.badge == 0
+
+
+def expired(first: int, last: int, *, ref: p.Ref | None = None) -> p.Messages:
+    entry = p.Entry(seq=last, ts=last, gone="expired", first=first if first < last else None)
+    return p.Messages(conv=CONV, messages=(entry, *live(last + 1, last + 2).messages), ref=ref)
+
+
+def test_what_expired_is_one_event_and_closes_the_gap() -> None:
+    core = connected()
+    core.receive(live(1, 2), 0.0)
+    core.receive(expired(3, 900), 0.0)
+    events = [event for event in taken(core) if isinstance(event, MessageEvent | GoneEvent)]
+    assert [(e.seq, getattr(e, "first", None)) for e in events] == [
+        (1, None),
+        (2, None),
+        (900, 3),
+        (901, None),
+        (902, None),
+    ]
+    assert core.badge == 2, "what expired is not unread, nor what came before it"
+    assert core.due(0.0) == [p.Ack(conv=CONV, seq=902)]
+
+
+def test_a_place_that_begins_below_what_was_seen_is_taken_for_its_rest() -> None:
+    core = connected()
+    core.receive(live(1, 2), 0.0)
+    core.receive(expired(1, 5), 0.0)
+    assert [e.seq for e in taken(core) if isinstance(e, MessageEvent | GoneEvent)] == [1, 2, 5, 6, 7]
+
+
+def test_a_place_above_a_gap_is_fetched() -> None:
+    core = connected()
+    core.receive(expired(3, 5), 0.0)
+    (fetch,) = core.due(0.0)
+    assert isinstance(fetch, p.History)
+    assert fetch.after == 0
+    core.receive(expired(1, 5, ref=fetch.ref), 0.0)
+    assert [e.seq for e in taken(core) if isinstance(e, MessageEvent | GoneEvent)] == [5, 6, 7]
+
+
+def test_a_log_may_begin_with_what_expired() -> None:
+    core = Core(highest, outbox_messages_max=100, events_messages_max=100)
+    core.welcomed(welcome())
+    core.receive(expired(1, 70), 0.0)
+    assert [e.seq for e in taken(core) if isinstance(e, MessageEvent | GoneEvent)] == [70, 71, 72]

@@ -63,7 +63,7 @@ class Chat:
             self.bob.settled()
         for one in read:
             self.recorder.final(CONV, "i1", [one])
-        self.recorder.counted("store", len(read))
+        self.recorder.counted("store", sum(one.seq - (one.first or one.seq) + 1 for one in read))
         return check(self.recorder.events)
 
 
@@ -565,3 +565,35 @@ def test_a_long_report_is_cut() -> None:
     assert len(report.anomalies) == 50
     assert str(report).count("\n") < 30
     assert "and 30 more" in str(report)
+
+
+def expired(last: int, first: int = 1) -> Entry:
+    return Entry(seq=last, ts=1000 + last, gone="expired", first=first if first < last else None)
+
+
+def test_what_expired_is_not_lost() -> None:
+    chat = Chat()
+    chat.sent(1, 2)
+    chat.sent(3, 4, seen=False)
+    chat.see(expired(4, 3))
+    chat.sent(5, 6)
+    report = chat.end(expired(5), chat.log[5])
+    assert report.anomalies == []
+    assert report.counts["final"] == 6
+
+
+def test_what_is_behind_the_expired_can_be_lost() -> None:
+    chat = Chat()
+    chat.sent(1, 2, 3, 4, 5)
+    report = chat.end(expired(2), chat.log[2], chat.log[4])
+    assert [found.kind for found in report.anomalies] == ["lost"]
+
+
+def test_a_place_leaves_no_gap_behind_it() -> None:
+    chat = Chat()
+    chat.sent(1)
+    chat.sent(2, 3, 4, 5, seen=False)
+    chat.see(expired(4, 3))
+    chat.see(entry(5))
+    kinds = [found.kind for found in chat.end(expired(4), chat.log[4]).anomalies]
+    assert kinds == ["gapped"], "#2 was in no place"

@@ -25,6 +25,7 @@ from chatd.store.conformance import (  # noqa: F401
     marks,
     presence,
     push,
+    retention,
     walks,
 )
 from chatd.store.conformance.kit import CHECKS, Backend, Check, Fault, Skipped

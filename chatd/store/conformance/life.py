@@ -64,6 +64,7 @@ async def a_closed_store_is_unavailable(backend: Backend) -> None:
         "enroll": lambda: store.enroll("alice", "phone", initial_history=1, newest_max=1),
         "block": lambda: store.block("alice", "bob", on=True),
         "blocks": lambda: store.blocks("alice"),
+        "trim": lambda: store.trim(older_than_ms=1, limit=1),
         "probe": store.probe,
         "counts": store.counts,
         "add_account": lambda: store.add_account(ALICE),

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import msgspec
 
 from chatd.errors import ConfigError, OutcomeUnknown, StartError, StoreBroken, Unavailable
-from chatd.model import Advance, Draft, Durability, Marks, MarksView, Message, peer_of
+from chatd.model import Advance, Draft, Durability, Marks, MarksView, Message, peer_of, with_trimmed
 from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts
 from chatd.store.redis import checks
 from chatd.store.redis.accounts import RedisAccounts
 from chatd.store.redis.engine import Engine, whole
-from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id
+from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id, trimmed
 from chatd.store.redis.node import RETRY_AFTER_MS, Command, Node, anyhow, refused
 from chatd.store.redis.presence import RedisPresence
 from chatd.store.redis.push import RedisPush
@@ -223,8 +223,12 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         anchor = after if after is not None else SEQ_END if before is None else before
         way = "before" if after is None else "after"
         command = self.engine.script("read", conv, conv, way, anchor, limit, bytes_max)
-        log = [message(conv, entry) for entry in await self.engine.one(command, write=False)]
-        return log if way == "after" else log[::-1]
+        trim, entries = await self.engine.one(command, write=False)
+        log = [message(conv, entry) for entry in entries]
+        log = log if way == "after" else log[::-1]
+        if trim is None:
+            return log
+        return with_trimmed(log, conv, *trimmed(trim), after=after, before=before, limit=limit)
 
     async def heads(self, convs: Sequence[str]) -> dict[str, int]:
         """See `MessageStore.heads`."""

@@ -98,7 +98,7 @@ class RedisTarget:
         """Leave nothing but messages: what was deleted in the source since must not stay."""
         if key.endswith(NOTES):
             conv = key.rpartition(b"{")[2].removesuffix(NOTES).decode()
-            yield self._engine.script("arrived", conv, conv, _pack((0, 0, 0, 0)), _pack(()))
+            yield self._engine.script("arrived", conv, conv, _pack((0, 0, 0, 0)), _pack(()), _pack(()))
         elif not key.endswith(LOGS) and key != self._life.encode():
             yield ("UNLINK", key)
 
@@ -135,6 +135,10 @@ class RedisTarget:
                 if isinstance(answer, Exception):
                     raise translated(answer, unknown=False) from answer
 
+    async def begin_at(self, trimmed: Mapping[str, tuple[int, int]]) -> None:
+        """See `Target`."""
+        await self._write([self._engine.script("begin_at", conv, conv, *where) for conv, where in trimmed.items()])
+
     async def append(self, messages: Mapping[str, Sequence[Entry]]) -> None:
         """See `Target`."""
         commands = []
@@ -149,7 +153,9 @@ class RedisTarget:
         commands: list[Command] = []
         for one in notes:
             told = [number for marks in one.told for number in (marks.delivered, marks.read)]
-            commands.append(self._engine.script("arrived", one.conv, one.conv, _pack(told), _pack(note_fields(one))))
+            sent = (*one.last, *one.visible) if one.trimmed[0] else ()  # what is not here does not tell
+            args = (_pack(told), _pack(note_fields(one)), _pack(sent))
+            commands.append(self._engine.script("arrived", one.conv, one.conv, *args))
             if one.head:
                 commands.append(("ZADD", key(bucket_of(one.conv), "convs"), 0, one.conv))
         await self._write(commands)
@@ -222,7 +228,7 @@ class RedisTarget:
         """See `Reader`."""
         room = PAGE_BYTES_MAX // max(1, len(pieces))
         commands = [self._engine.script("read", p.conv, p.conv, "after", p.after, p.limit, room) for p in pieces]
-        return [[entry_of(one) for one in found] for found in await self._engine.run(commands, write=False)]
+        return [[entry_of(one) for one in found] for _, found in await self._engine.run(commands, write=False)]
 
     async def users(self, names: Sequence[str]) -> list[User]:
         """See `Reader`."""

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from chatd.model import ConversationPage, ConversationView, peer_of
+from chatd.model import ConversationPage, ConversationView, Message, peer_of, trimmed_place
 from chatd.store.redis.engine import TAGS_PER_CALL_MAX, Engine, whole
 from chatd.store.redis.names import bucket_tag, message, pair_of
 from chatd.store.redis.node import Command
@@ -32,6 +32,7 @@ class Seen(NamedTuple):
     owed: int
     pushed: int
     apart: int
+    trimmed_ms: int
     entry: Any
 
 
@@ -147,6 +148,12 @@ class RedisLists:
             after = f"({names[-1]}"
 
 
+def _last(conv: str, seen: Seen) -> Message | None:
+    if seen.trimmed_ms:
+        return trimmed_place(conv, seen.head, seen.head, seen.trimmed_ms)
+    return None if seen.entry is None else message(conv, seen.entry)
+
+
 def _view(conv: str, user: str, seen: Seen) -> ConversationView:
     return ConversationView(
         conv=conv,
@@ -159,5 +166,5 @@ def _view(conv: str, user: str, seen: Seen) -> ConversationView:
         unread=seen.unread,
         updated_ms=seen.ts_ms,
         position=seen.position,
-        last=None if seen.entry is None else message(conv, seen.entry),
+        last=_last(conv, seen),
     )

@@ -42,9 +42,20 @@ def message(conv: str, entry: Any) -> Message:
     )
 
 
+def trimmed(field: bytes | None) -> tuple[int, int]:
+    """Up to which seq a conversation was trimmed, and the ts_ms of the last message that went; see common.lua."""
+    seq, ts_ms, _ = (field or b"0 0 0").split()
+    return int(seq), int(ts_ms)
+
+
+def bucket_number(conv: str) -> int:
+    """Which bucket lists this conversation."""
+    return zlib.crc32(conv.encode()) % BUCKETS
+
+
 def bucket_of(conv: str) -> str:
     """The tag of the bucket that lists this conversation."""
-    return bucket_tag(zlib.crc32(conv.encode()) % BUCKETS)
+    return bucket_tag(bucket_number(conv))
 
 
 def bucket_tag(number: int) -> str:

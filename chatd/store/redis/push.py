@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import msgspec
 
 from chatd.model import Owed, Pushed, Subscription, Unpushed, UnpushedPage, members_of, peer_of
+from chatd.store.base import Trimmed
 from chatd.store.redis.engine import Engine, whole
 from chatd.store.redis.lists import RedisLists, Seen
-from chatd.store.redis.names import BUCKETS, bucket_tag, message, pair_of
+from chatd.store.redis.names import BUCKETS, bucket_number, bucket_tag, message, pair_of
 from chatd.store.redis.node import Command
 
+TRIMMED_MAX = 250  # of a conversation in one script
 _pack = msgspec.msgpack.encode
 
 
@@ -104,6 +106,17 @@ class RedisPush(RedisLists):
             subscribed = {user for user, there in zip(users, known, strict=True) if there}
             rows = [row for row in rows if row.user in subscribed]
         return UnpushedPage(tuple(rows), after)
+
+    @whole
+    async def trim(self, *, older_than_ms: int, cursor: str | None = None, limit: int) -> Trimmed:
+        """See `MessageStore.trim`. One short script a conversation, so that no other call waits for long."""
+        convs, after = await self._page(cursor or "0:", limit)
+        commands = [self.engine.script("trim", conv, conv, older_than_ms, TRIMMED_MAX) for conv in convs]
+        counts = [int(count) for count in await self.engine.run(commands, write=True)]
+        if TRIMMED_MAX in counts:
+            at = counts.index(TRIMMED_MAX)
+            after = f"{bucket_number(convs[at - 1])}:{convs[at - 1]}" if at else cursor or "0:"
+        return Trimmed(sum(counts), after)
 
     async def _page(self, cursor: str, limit: int) -> tuple[list[str], str | None]:
         """The next conversations of the whole store, and where to go on; two round trips, however empty it is."""

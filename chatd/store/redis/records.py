@@ -12,6 +12,7 @@ from chatd.model import Marks, Subscription
 from chatd.store.moving import Entry, Held, Kept, Mark, Notes, User
 from chatd.store.redis import NOTHING
 from chatd.store.redis.accounts import account_of, device_of
+from chatd.store.redis.names import trimmed
 
 
 def short_of(raw: bytes) -> str:
@@ -38,6 +39,8 @@ def note_fields(notes: Notes) -> list[str | int]:
             fields += [f"frozen{member}", f"{marks.delivered} {marks.read}"]
         if notes.pushed[member]:
             fields += [f"pushed{member}", str(notes.pushed[member])]
+    if notes.trimmed[0]:
+        fields += ["trimmed", "{} {} 0".format(*notes.trimmed)]
     return fields
 
 
@@ -54,6 +57,7 @@ def notes_of(conv: str, flat: Sequence[bytes], ids: int) -> Notes:
     if "frozen0" in meta:
         first, second = (Marks(*(int(n) for n in meta[f"frozen{member}"].split())) for member in (0, 1))
         frozen = first, second
+    trim = trimmed(meta.get("trimmed"))
     return Notes(
         conv,
         head=state[0],
@@ -61,12 +65,13 @@ def notes_of(conv: str, flat: Sequence[bytes], ids: int) -> Notes:
         last=(state[2], state[3]),
         visible=(state[4], state[5]),
         hidden=state[10],
-        ids=ids,
+        ids=ids - bool(trim[0]),  # the mark of a trim stands among them
         told=(Marks(*state[6:8]), Marks(*state[8:10])),
         marks=tuple(marks),
         blocks=blocks,
         frozen=frozen,
         pushed=(int(meta.get("pushed0", 0)), int(meta.get("pushed1", 0))),
+        trimmed=trim,
     )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from chatd.errors import IdReuse
-from chatd.model import Advance, Appended, Draft, Grown, Message
-from chatd.store.base import Committed
+from chatd.model import Advance, Appended, Draft, Grown, Message, born_ms
+from chatd.store.base import ID_EXPIRED, Committed
 from chatd.store.redis.names import bucket_of, pair_of, short_id
 
-DUPLICATE, REUSED, HIDDEN = 1, 2, 4
+DUPLICATE, REUSED, HIDDEN, EXPIRED = 1, 2, 4, 8
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -36,7 +36,7 @@ class Work:
     def __init__(self, at: int, pair: tuple[str, str]) -> None:
         self.at = at
         self.pair = pair
-        self.drafts: list[tuple[int, str, str, int]] = []
+        self.drafts: list[tuple[int, str, str, int, int]] = []
         self.advances: dict[tuple[int, str], tuple[int, int]] = {}  # (member, device) → delivered, read: maxima
 
     def packed(self, conv: str) -> tuple[object, ...]:
@@ -52,7 +52,8 @@ def sort(drafts: Sequence[Draft], advances: Sequence[Advance]) -> dict[str, Work
         one = work.get(draft.conv)
         if one is None:
             one = work[draft.conv] = Work(len(work), pair_of(draft.conv))
-        one.drafts.append((one.pair.index(draft.sender), short_id(draft.id), draft.body, draft.ts_ms))
+        member, born = one.pair.index(draft.sender), born_ms(draft.id)
+        one.drafts.append((member, short_id(draft.id), draft.body, draft.ts_ms, born))
     for advance in advances:
         one = work.get(advance.conv)
         if one is None:
@@ -71,8 +72,9 @@ def committed(
     appended: list[Appended | IdReuse] = []
     for draft in drafts:
         seq, ts_ms, flags = next(answers[work[draft.conv].at])
-        if flags & REUSED:
-            appended.append(IdReuse("this id already names a message with another body"))
+        if flags & (REUSED | EXPIRED):
+            why = ID_EXPIRED if flags & EXPIRED else "this id already names a message with another body"
+            appended.append(IdReuse(why))
             continue
         stored = Message(draft.conv, seq, draft.id, draft.sender, draft.body, ts_ms, bool(flags & HIDDEN))
         appended.append(Appended(stored, bool(flags & DUPLICATE)))

@@ -21,7 +21,7 @@ from chatd.model import (
     members_of,
 )
 from chatd.settings import StoreSettings
-from chatd.store.base import Committed, Counts
+from chatd.store.base import Committed, Counts, Trimmed
 from chatd.store.sqlite import reading, schema
 from chatd.store.sqlite.accounts import SqliteAccounts
 from chatd.store.sqlite.engine import QUERY, Engine
@@ -31,6 +31,7 @@ from chatd.store.sqlite.push import SqlitePush
 
 FILE_NAME = "chatd.db"
 LOCK_NAME = "chatd.lock"
+TRIMMED_MAX = 1_000  # in one transaction: meanwhile nothing else is written
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -234,6 +235,16 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
                 self._log.forget()
 
         await self.engine.write(work)
+
+    async def trim(self, *, older_than_ms: int, cursor: str | None = None, limit: int) -> Trimmed:
+        """Found by a reader; the writing thread has only what is to go, at most 1,000 messages in all."""
+        after = int(cursor or 0)
+        upto, looked_at, found = await self.engine.read(lambda db: reading.to_trim(db, after, limit, older_than_ms))
+        end = str(upto) if looked_at == limit else None
+        if not found:
+            return Trimmed(0, end)
+        count, unfinished = await self.engine.write(lambda db: self._log.trim(db, found, older_than_ms, TRIMMED_MAX))
+        return Trimmed(count, end if unfinished is None else str(unfinished - 1))
 
     async def block(self, user: str, peer: str, *, on: bool) -> None:
         """See `MessageStore.block`."""

@@ -125,7 +125,7 @@ class SqliteSource:
 
 def _entries(db: sqlite3.Connection, piece: Piece, bytes_max: int) -> list[Entry]:
     pair = pair_of(piece.conv)
-    key, *_, last_hidden = db.execute(QUERY["load_conversation"], pair).fetchone()
+    key, *_, last_hidden, _, _ = db.execute(QUERY["load_conversation"], pair).fetchone()
     hidden = 0  # how many are, up to the last one seen
     if last_hidden:
         (hidden,) = db.execute(QUERY["leaving_hidden"], (key, piece.after)).fetchone()
@@ -148,11 +148,11 @@ def _notes(db: sqlite3.Connection, conv: str) -> Notes:
     row = db.execute(QUERY["load_conversation"], pair).fetchone()
     if row is None:
         return Notes(conv, blocks=blocks, frozen=frozen)
-    key, head, ts_ms, *last, last_hidden = row
+    key, head, ts_ms, *last, last_hidden, trimmed, trimmed_ms = row
     hidden, visible = 0, (last[0], last[1])
     if last_hidden:
         hidden, *seen = db.execute(QUERY["leaving_visible"], (key,)).fetchone()
-        visible = (seen[0], seen[1])
+        hidden, visible = hidden or 0, (seen[0], seen[1])
     marks = sorted(Mark(*mark) for mark in db.execute(QUERY["leaving_marks"], (key,)))
     told = [
         Marks(
@@ -169,12 +169,13 @@ def _notes(db: sqlite3.Connection, conv: str) -> Notes:
         last=(last[0], last[1]),
         visible=visible,
         hidden=hidden,
-        ids=head,  # an index of the table of messages
+        ids=head - trimmed,  # an index of the table of messages
         told=(told[0], told[1]),
         marks=tuple(marks),
         blocks=blocks,
         frozen=frozen,
         pushed=(pushed.get(0, 0), pushed.get(1, 0)),
+        trimmed=(trimmed, trimmed_ms),
     )
 
 

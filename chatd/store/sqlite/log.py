@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chatd.errors import BadFrame, IdReuse
-from chatd.model import Advance, Appended, Draft, Grown, Message, members_of
-from chatd.store.base import Committed
+from chatd.model import ID_AHEAD_MS_MAX, Advance, Appended, Draft, Grown, Message, born_ms, members_of
+from chatd.store.base import ID_EXPIRED, Committed
 from chatd.store.sqlite.engine import QUERY
 
 ROWS_PER_STATEMENT_MAX = 128
@@ -47,7 +47,19 @@ def pair_of(conv: str) -> tuple[str, str]:
 class Conversation:
     """One conversation's row, marks and blocks, as the last commit left them."""
 
-    __slots__ = ("blocked", "head", "hidden", "key", "last", "marks", "pair", "ts_ms", "user_marks")
+    __slots__ = (
+        "blocked",
+        "head",
+        "hidden",
+        "key",
+        "last",
+        "marks",
+        "pair",
+        "trimmed",
+        "trimmed_ms",
+        "ts_ms",
+        "user_marks",
+    )
 
     def __init__(self, key: int, pair: tuple[str, str]) -> None:
         self.key = key
@@ -56,6 +68,7 @@ class Conversation:
         self.ts_ms = 0
         self.last = [0, 0]
         self.hidden = 0
+        self.trimmed = self.trimmed_ms = 0
         self.marks: dict[tuple[int, str], tuple[int, int, int]] = {}  # (member, device): position, delivered, read
         self.user_marks = [(0, 0), (0, 0)]
         self.blocked = [False, False]  # [0]: a blocks b, [1]: b blocks a
@@ -90,7 +103,7 @@ class Log:
             state = Conversation(0, pair)
         else:
             state = Conversation(row[0], pair)
-            state.head, state.ts_ms, state.last[0], state.last[1], state.hidden = row[1:]
+            state.head, state.ts_ms, *state.last, state.hidden, state.trimmed, state.trimmed_ms = row[1:]
             for member, device, position, delivered, read in db.execute(QUERY["load_marks"], (state.key,)):
                 state.marks[member, device] = (position, delivered, read)
                 have = state.user_marks[member]
@@ -161,6 +174,9 @@ class Log:
                 state.key = self._next_key
                 self._next_key += 1
             member = state.member(draft.sender)
+            if state.trimmed and self._may_be_trimmed(db, state, member, draft):
+                result.append(IdReuse(ID_EXPIRED))
+                continue
             seq = state.head + 1
             ts_ms = max(draft.ts_ms, state.ts_ms)
             hidden = state.blocked[1 - member] and state.pair[0] != state.pair[1]
@@ -174,6 +190,34 @@ class Log:
             rows.append((state.key, seq, member, id_bytes(draft.id), ts_ms, int(hidden), draft.body))
         _insert_rows(db, "INSERT INTO message (conversation, seq, sender, id, ts_ms, hidden, body)", rows, "")
         return result
+
+    def _may_be_trimmed(self, db: sqlite3.Connection, state: Conversation, member: int, draft: Draft) -> bool:
+        """Whether this id is unknown, and so old that it may have been trimmed."""
+        if not 0 < born_ms(draft.id) <= state.trimmed_ms + ID_AHEAD_MS_MAX:
+            return False
+        return db.execute(QUERY["find_by_key"], (state.key, member, id_bytes(draft.id))).fetchone() is None
+
+    def trim(
+        self, db: sqlite3.Connection, convs: Sequence[tuple[int, str]], older_than_ms: int, messages_max: int
+    ) -> tuple[int, int | None]:
+        """Delete the oldest messages of these conversations (key and name each), at most so many.
+
+        Returns: how many, and the key of the conversation that may have more.
+        """
+        count = 0
+        for key, name in convs:
+            state = self.conversation(db, name)
+            span = (key, state.trimmed, state.trimmed + messages_max - count)
+            old = [row for row in db.execute(QUERY["oldest"], span) if row[1] < older_than_ms]
+            if old:
+                upto, ts_ms = old[-1]
+                db.execute(QUERY["delete_messages"], (key, state.trimmed, upto))
+                db.execute(QUERY["trimmed_to"], (upto, ts_ms, key))
+                state.trimmed, state.trimmed_ms = upto, ts_ms
+            count += len(old)
+            if count >= messages_max:
+                return count, key
+        return count, None
 
     def _advance(
         self, db: sqlite3.Connection, advances: Sequence[Advance], touched: dict[int, Conversation]
@@ -213,7 +257,7 @@ class Log:
         rows = [(s.key, *s.pair, s.head, s.ts_ms, s.last[0], s.last[1], s.hidden, self.changed) for s in states]
         _insert_rows(
             db,
-            "INSERT INTO conversation",
+            "INSERT INTO conversation (key, a, b, head, ts_ms, last_a, last_b, hidden, changed)",
             rows,
             "ON CONFLICT (key) DO UPDATE SET head = excluded.head, ts_ms = excluded.ts_ms, last_a = excluded.last_a,"
             " last_b = excluded.last_b, hidden = excluded.hidden, changed = excluded.changed",

@@ -89,13 +89,13 @@ def _owed(db: sqlite3.Connection, conv: str, user: str) -> Owed:
     peer = peer_of(conv, user)
     if row is None or peer is None or peer == user:
         return Owed(None, 0, _badge(db, user))
-    key, head, _, *last, hidden = row
+    key, head, _, *last, hidden, trimmed, _ = row
     member = pair.index(user)
     delivered, read, told = db.execute(QUERY["push_state"], {"key": key, "member": member}).fetchone()
     newest = None
-    if last[1 - member] > max(delivered, told) and not _apart(db, pair):
+    if last[1 - member] > max(delivered, told, trimmed) and not _apart(db, pair):
         newest = _newest(db, conv, key, member, above=max(delivered, told), upto=last[1 - member])
-    return Owed(newest, unread(db, key, max(read, last[member]), head, hidden), _badge(db, user))
+    return Owed(newest, unread(db, key, max(read, last[member], trimmed), head, hidden), _badge(db, user))
 
 
 def _badge(db: sqlite3.Connection, user: str) -> int:

@@ -1,5 +1,5 @@
 -- name: load_conversation
-SELECT key, head, ts_ms, last_a, last_b, hidden FROM conversation WHERE a = ? AND b = ?;
+SELECT key, head, ts_ms, last_a, last_b, hidden, trimmed, trimmed_ms FROM conversation WHERE a = ? AND b = ?;
 
 -- name: load_marks
 SELECT member, device, position, delivered, read FROM mark WHERE conversation = ?;
@@ -24,6 +24,9 @@ SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden FROM message m
 WHERE m.conversation = (SELECT key FROM conversation WHERE a = ? AND b = ?) AND m.seq < ?
 ORDER BY m.seq DESC LIMIT ?;
 
+-- name: trimmed
+SELECT trimmed, trimmed_ms FROM conversation WHERE a = ? AND b = ?;
+
 -- name: head
 SELECT head FROM conversation WHERE a = ? AND b = ?;
 
@@ -42,9 +45,9 @@ WITH mine AS (
     WHERE head > 0 AND changed > :since AND (changed < :changed OR (changed = :changed AND key < :key))
     ORDER BY changed DESC, key DESC LIMIT :limit
 )
-SELECT p.key, p.a, p.b, p.head, p.ts_ms, p.last_a, p.last_b, p.hidden, p.changed,
+SELECT p.key, p.a, p.b, p.head, p.ts_ms, p.last_a, p.last_b, p.hidden, p.changed, p.trimmed, p.trimmed_ms,
        m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden
-FROM page p JOIN message m ON m.conversation = p.key AND m.seq = p.head
+FROM page p LEFT JOIN message m ON m.conversation = p.key AND m.seq = p.head
 ORDER BY p.changed DESC, p.key DESC;
 
 -- name: frozen
@@ -184,9 +187,9 @@ ORDER BY seq DESC LIMIT 1;
 
 -- name: badge
 WITH mine AS (
-    SELECT key, head, last_a AS own, hidden, 0 AS member FROM conversation WHERE a = :user AND b <> :user
+    SELECT key, head, max(last_a, trimmed) AS own, hidden, 0 AS member FROM conversation WHERE a = :user AND b <> :user
     UNION ALL
-    SELECT key, head, last_b, hidden, 1 FROM conversation WHERE b = :user AND a <> :user
+    SELECT key, head, max(last_b, trimmed), hidden, 1 FROM conversation WHERE b = :user AND a <> :user
 ), based AS (
     SELECT m.key, m.head, m.hidden, max(m.own, coalesce(max(k.read), 0)) AS base
     FROM mine m LEFT JOIN mark k ON k.conversation = m.key AND k.member = m.member
@@ -211,7 +214,7 @@ SELECT max(key), count(*) FROM (SELECT key FROM conversation WHERE key > ? ORDER
 
 -- name: unpushed
 WITH side AS (
-    SELECT c.key, c.a, c.b, c.ts_ms, c.hidden, m.value AS member, iif(m.value, c.last_a, c.last_b) AS last,
+    SELECT c.key, c.a, c.b, c.ts_ms, c.hidden, c.trimmed, m.value AS member, iif(m.value, c.last_a, c.last_b) AS last,
            coalesce((SELECT seq FROM pushed WHERE conversation = c.key AND member = m.value), 0) AS told
     FROM conversation c CROSS JOIN (SELECT 0 AS value UNION ALL SELECT 1) m
     WHERE c.key > :after AND c.key <= :upto AND c.a <> c.b AND (:every_user
@@ -219,8 +222,8 @@ WITH side AS (
     LIMIT -1  -- keeps it a table of its own, so that what is computed here is computed once
 ), marked AS (
     SELECT *,
-           max(told, coalesce((SELECT max(delivered) FROM mark k
-                               WHERE k.conversation = side.key AND k.member = side.member), 0)) AS base,
+           max(told, trimmed, coalesce((SELECT max(delivered) FROM mark k
+                                        WHERE k.conversation = side.key AND k.member = side.member), 0)) AS base,
            told > 0 AND told > coalesce((SELECT max(read) FROM mark k
                                          WHERE k.conversation = side.key AND k.member = side.member), 0) AS shown
     FROM side WHERE last > told OR told > 0
@@ -269,3 +272,16 @@ SELECT a, b FROM (
     UNION ALL
     SELECT key, a, b, changed FROM conversation WHERE b = :user AND a <> :user AND head > 0
 ) ORDER BY changed, key;
+
+-- name: to_trim
+SELECT c.key, c.a, c.b FROM conversation c JOIN message m ON m.conversation = c.key AND m.seq = c.trimmed + 1
+WHERE c.key > :after AND c.key <= :upto AND m.ts_ms < :older_than_ms ORDER BY c.key;
+
+-- name: oldest
+SELECT seq, ts_ms FROM message WHERE conversation = ? AND seq > ? AND seq <= ? ORDER BY seq;
+
+-- name: delete_messages
+DELETE FROM message WHERE conversation = ? AND seq > ? AND seq <= ?;
+
+-- name: trimmed_to
+UPDATE conversation SET trimmed = ?, trimmed_ms = ? WHERE key = ?;

@@ -7,7 +7,17 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from chatd.model import SEQ_MAX, ConversationPage, ConversationView, Marks, MarksView, Message, conv_of
+from chatd.model import (
+    SEQ_MAX,
+    ConversationPage,
+    ConversationView,
+    Marks,
+    MarksView,
+    Message,
+    conv_of,
+    trimmed_place,
+    with_trimmed,
+)
 from chatd.store.sqlite.engine import QUERY
 from chatd.store.sqlite.log import message, pair_of
 
@@ -32,7 +42,24 @@ def read(
     rows.close()
     if after is None:
         log.reverse()
-    return log
+    whole = log and log[0].seq == (1 if after is None else after + 1)
+    if whole or (after is None and len(log) == limit):
+        return log
+    row = db.execute(QUERY["trimmed"], pair).fetchone()
+    if row is None or not row[0]:
+        return log
+    return with_trimmed(log, conv, *row, after=after, before=before, limit=limit)
+
+
+def to_trim(
+    db: sqlite3.Connection, after: int, limit: int, older_than_ms: int
+) -> tuple[int, int, list[tuple[int, str]]]:
+    """Of the next ``limit`` conversations: the last key, how many there are, and those that have old messages."""
+    upto, count = db.execute(QUERY["page_of_conversations"], (after, limit)).fetchone()
+    if not count:
+        return 0, 0, []
+    span = {"after": after, "upto": upto, "older_than_ms": older_than_ms}
+    return upto, count, [(key, conv_of(a, b)) for key, a, b in db.execute(QUERY["to_trim"], span)]
 
 
 def conversations(
@@ -89,7 +116,7 @@ def _walk(cursor: str | None, incarnation: str) -> _Walk | None:
 
 
 def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) -> ConversationView:
-    key, a, b, head, ts_ms, last_a, last_b, hidden, _, *last = row
+    key, a, b, head, ts_ms, last_a, last_b, hidden, _, trimmed, trimmed_ms, *last = row
     pair = (a, b)
     member = 0 if user == a else 1
     own, position = [0, 0], 0
@@ -111,10 +138,10 @@ def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) ->
         read=own[1],
         peer_delivered=peer[0] if frozen is None else frozen.delivered,
         peer_read=peer[1] if frozen is None else frozen.read,
-        unread=0 if a == b else unread(db, key, max(own[1], (last_a, last_b)[member]), head, hidden),
+        unread=0 if a == b else unread(db, key, max(own[1], (last_a, last_b)[member], trimmed), head, hidden),
         updated_ms=ts_ms,
         position=position,
-        last=message(conv, pair, last),
+        last=message(conv, pair, last) if head > trimmed else trimmed_place(conv, head, head, trimmed_ms),
     )
 
 

@@ -36,7 +36,7 @@ def check(events: Sequence[Event]) -> Report:
     present = _judge_answers(facts)
     _judge_order(facts)
     deliveries = _Deliveries(facts, events)
-    final = sum(len(log.read) for log in facts.logs.values() if log.read is not None)
+    final = sum(e.seq - (e.first or e.seq) + 1 for log in facts.logs.values() for e in log.read or ())
     for other in facts.counted:
         if other.messages != final:
             facts.found("count mismatch", other.source, f"counts {other.messages}, the final logs {final}")
@@ -76,7 +76,7 @@ def _judge_answers(facts: Facts) -> int:
             continue
         where, entry = f"{conv} #{send.seq}, final log", log.entries.get(send.seq)
         if place is None:
-            if entry is None or entry.id is not None:
+            if send.seq > log.trimmed and (entry is None or entry.id is not None):
                 facts.found("lost", where, f"{id_} was acked and is not there")
         elif place != send.seq or entry is None or entry.ts != send.ts:
             facts.found("answer changed", where, f"{id_} was answered #{send.seq} at {send.ts}, is at #{place}")
@@ -202,17 +202,17 @@ class _Deliveries:
         self.seen_count += 1
         stream = self._stream(e.device, e.connection)
         held = self._devices[e.device].held
-        cursor = stream.cursors.get(e.conv)
+        cursor, first = stream.cursors.get(e.conv), e.first or e.seq
         if cursor is None:
             start = None if stream.opened.reset else stream.opened.watermarks.get(e.conv)
             if start is None:  # it may start anywhere, but not past what the device would then never see
-                start = min(e.seq - 1, held.get(e.conv, e.seq - 1))
+                start = min(first - 1, held.get(e.conv, first - 1))
             log = self._facts.log(stream.opened.incarnation, e.conv)
             cursor = stream.cursors[e.conv] = _Cursor(log, start, start)
-        if e.seq == cursor.last + 1:
+        if first <= cursor.last + 1 <= e.seq:
             cursor.last = e.seq
-        elif e.seq > cursor.last:
-            cursor.gaps.append((cursor.last + 1, e.seq - 1))
+        elif first > cursor.last:
+            cursor.gaps.append((cursor.last + 1, first - 1))
             cursor.last = e.seq
         elif e.seq > cursor.start:
             cursor.late.append(e.seq)
@@ -238,7 +238,9 @@ class _Deliveries:
         why = facts.origin(e.conv, e.sender, id_, e.body)
         if why is not None:
             self._found("phantom", where, f"{id_}: {why}")
-        elif known is None and log.read is not None and send is not None and send.outcome != "ok":
+        elif (
+            e.seq > log.trimmed and known is None and log.read is not None and send is not None and send.outcome != "ok"
+        ):
             self._found("phantom", where, f"{id_} was shown and is not in the final log")
         log.entries[e.seq] = Entry(seq=e.seq, ts=0, id=id_, sender=e.sender, body=e.body)
 

@@ -43,10 +43,14 @@ class Send(Struct, gc=False):
 
 
 class Log(Struct):
-    """One log. ``read``: it was read at the end; then ``head`` and ``place`` of each (sender, id) are known."""
+    """One log. ``read``: it was read at the end; then ``head`` and ``place`` of each (sender, id) are known.
+
+    ``trimmed``: all up to it expired; that they are not there is as it should be.
+    """
 
     read: list[Entry] | None = None
     head: int = 0
+    trimmed: int = 0
     entries: dict[int, Entry] = field(default_factory=dict)
     place: dict[tuple[str | None, str], int] = field(default_factory=dict)
     acked: set[int] = field(default_factory=set)
@@ -138,6 +142,8 @@ class Facts:
             elif entry.ts < last_ts:
                 self.found("reordered", where, f"ts runs back from {last_ts} to {entry.ts}")
             last_seq, last_ts = max(last_seq, entry.seq), max(last_ts, entry.ts)
+            if entry.gone == "expired":
+                log.trimmed = max(log.trimmed, entry.seq)
             if entry.id is None:
                 continue
             place = log.place.setdefault((entry.sender, entry.id), entry.seq)
@@ -148,7 +154,7 @@ class Facts:
         last_seq = 0
         for seq in sorted(log.entries):
             # a hole where an acked message belongs is reported once, as lost
-            if any(hole not in log.acked for hole in range(last_seq + 1, seq)):
+            if any(hole not in log.acked for hole in range(last_seq + 1, log.entries[seq].first or seq)):
                 self.found("gapped", f"{conv} #{last_seq + 1}…{seq - 1}, final log", "a hole in the log")
             last_seq = seq
 

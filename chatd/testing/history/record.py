@@ -90,7 +90,10 @@ class Closed(_Event, frozen=True, tag="closed"):
 
 
 class Seen(_Event, frozen=True, tag="seen"):
-    """An entry came. ``id`` None: it is gone, only its place is left; ``body`` None: `sent` does not tell it."""
+    """An entry came. ``id`` None: it is gone, only its place is left; ``body`` None: `sent` does not tell it.
+
+    ``first`` above 0: the place of all of ``first`` … ``seq``, which were trimmed.
+    """
 
     device: str
     connection: str
@@ -100,6 +103,7 @@ class Seen(_Event, frozen=True, tag="seen"):
     sender: str | None
     body: str | None
     via: Via = "messages"
+    first: int = 0
 
 
 class SaidCaughtUp(_Event, frozen=True, tag="caught_up"):
@@ -255,7 +259,8 @@ class DeviceRecorder:
     def seen(self, connection: str, conv: str, entry: Entry, via: Via = "messages") -> None:
         """An entry came on this connection; not for answers to `history`, which are no part of the stream."""
         now = self._clock()
-        self._add(Seen(now, self.name, connection, conv, entry.seq, entry.id, entry.sender, entry.body, via))
+        what = (entry.seq, entry.id, entry.sender, entry.body, via, entry.first or 0)
+        self._add(Seen(now, self.name, connection, conv, *what))
 
     def caught_up(self, connection: str) -> None:
         """``caught_up`` came."""

@@ -2,21 +2,22 @@
 -- KEYS: meta log ids
 -- Drafts become messages and marks rise, in all conversations given or, when a fence stands before one, in none.
 -- ARGV: prefix, writer, epoch, '1' if the users' keys are in reach, work in MessagePack:
---   { {conv, {user, …}, bucket, {{member, id, body, ts_ms}, …}, {{member, device, delivered, read}, …}}, … }
---   where a device of a member stands once
+--   { {conv, {user, …}, bucket, {{member, id, body, ts_ms, born_ms}, …}, {{member, device, delivered, read}, …}}, … }
+--   where a device of a member stands once, and an id that does not tell when it was made was born at 0
 -- Returns in MessagePack, or 'fenced':
 --   { {{{seq, ts_ms, flags}, …}, {{delivered, read, grew} or false for each member}, private, changed, began}, … }
---   flags: 1 a duplicate, 2 another body, 4 hidden
+--   flags: 1 a duplicate, 2 another body, 4 hidden, 8 the id is as old as what was trimmed
 
 local UNPACKED_MAX = 1000 -- what Lua's stack surely takes at once; even, for fields and values come in pairs
+local AHEAD_MS_MAX = 3600000 -- how far a device's clock may be ahead of ours
 local writer, epoch, everywhere = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local work = cmsgpack.unpack(ARGV[5])
 
 -- The state of a conversation, with the marks of the devices that advance: "position delivered read" each.
 local function load(conv, advances)
-  local fields = {'state', 'blocked0', 'blocked1', 'fenced'}
+  local fields = {'state', 'blocked0', 'blocked1', 'fenced', 'trimmed'}
   for n, one in ipairs(advances) do
-    fields[4 + n] = 'mark' .. one[1] .. one[2]
+    fields[5 + n] = 'mark' .. one[1] .. one[2]
   end
   local got = {}
   for first = 1, #fields, UNPACKED_MAX do
@@ -28,25 +29,26 @@ local function load(conv, advances)
   local state = parsed(got[1])
   state.blocked = {[0] = got[2] and true, [1] = got[3] and true} -- [0]: the first of the two blocks the other
   state.fenced = got[4]
+  state.trimmed_ts = trimmed_of(got[5]).ts
   state.marks, state.raised = {}, {}
   for n = 1, #advances do
-    local position, delivered, read = string.match(got[4 + n] or '0 0 0', '(%d+) (%d+) (%d+)')
-    state.marks[fields[4 + n]] = {tonumber(position), tonumber(delivered), tonumber(read)}
+    local position, delivered, read = string.match(got[5 + n] or '0 0 0', '(%d+) (%d+) (%d+)')
+    state.marks[fields[5 + n]] = {tonumber(position), tonumber(delivered), tonumber(read)}
   end
   return state
 end
 
 local function append(conv, state, own, draft)
-  local member, uuid, body, ts = unpack(draft)
+  local member, uuid, body, ts, born = unpack(draft)
   local seq, ids, log = state.head + 1, key(conv, 'ids'), key(conv, 'log')
+  local old = state.trimmed_ts > 0 and born > 0 and born <= state.trimmed_ts + AHEAD_MS_MAX
+  if old and redis.call('HEXISTS', ids, member .. uuid) == 0 then
+    return {0, 0, 8}
+  end
   if redis.call('HSETNX', ids, member .. uuid, seq) == 0 then
     seq = number(redis.call('HGET', ids, member .. uuid))
-    local entry = redis.call('XRANGE', log, id(seq), id(seq))[1]
     state.repeated = true
-    if not entry then
-      return {seq, 0, 1} -- trimmed: what it said is not known any more
-    end
-    local first = entry[2]
+    local first = redis.call('XRANGE', log, id(seq), id(seq))[1][2] -- a trimmed message's id went with it
     if first[10] ~= body then
       return {0, 0, 2}
     end

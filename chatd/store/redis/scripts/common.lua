@@ -39,3 +39,9 @@ end
 local function state_of(conv)
   return parsed(redis.call('HGET', key(conv, 'meta'), 'state'))
 end
+
+-- The field `trimmed` taken apart: all up to `seq` are deleted; `ts` is of the last of them, `hidden` how many were.
+local function trimmed_of(text)
+  local seq, ts, hidden = string.match(text or '0 0 0', '(%d+) (%d+) (%d+)')
+  return {seq = tonumber(seq), ts = tonumber(ts), hidden = tonumber(hidden)}
+end
