@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -48,7 +48,7 @@ class RedisBus:
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._leaving = False
-        self._forgetting: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def open(self, on_hint: OnHint, on_gap: Callable[[], None]) -> None:
         """See `Bus`."""
@@ -81,7 +81,7 @@ class RedisBus:
         if self._tasks:
             await asyncio.wait(self._tasks[1:], timeout=FLUSH_S_MAX)
         self._closing = True
-        tasks = [*self._tasks, *self._forgetting]
+        tasks = [*self._tasks, *self._telling]
         for task in tasks:
             task.cancel()
         if tasks:  # on Python 3.11 redis-py may swallow a cancellation: the loops see `_closing` in their next turn
@@ -135,7 +135,8 @@ class RedisBus:
         waiting = self._channels.get(channel)
         if waiting is None or waiting.done():
             waiting = self._channels[channel] = asyncio.get_running_loop().create_future()
-            await self._tell_ear("subscribe", channel)
+            # Not awaited: who waits may be cancelled, and others wait for the same answer.
+            self._soon(self._tell_ear("subscribe", channel))
         try:
             async with asyncio.timeout(LISTEN_S_MAX):
                 await asyncio.shield(waiting)
@@ -146,9 +147,12 @@ class RedisBus:
         """See `Bus`."""
         channel = PREFIX + user.encode()
         if self._channels.pop(channel, "absent") != "absent" and self._ear is not None:
-            task = asyncio.get_running_loop().create_task(self._tell_ear("unsubscribe", channel, unless_wanted=True))
-            self._forgetting.add(task)
-            task.add_done_callback(self._forgetting.discard)
+            self._soon(self._tell_ear("unsubscribe", channel, unless_wanted=True))
+
+    def _soon(self, telling: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(telling)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _tell_ear(self, what: str, channel: bytes, *, unless_wanted: bool = False) -> None:
         """Subscribe or not; when the connection is away, it does it all when it is back."""

@@ -123,6 +123,18 @@ async def test_forgetting_and_listening_again_in_one_breath_ends_in_listening(re
         assert two.heard[-1] == ("alice", b"last")
 
 
+async def test_who_gives_up_listening_hinders_nobody_else(redis: RedisServer) -> None:
+    async with End(redis.url) as one, End(redis.url) as two:
+        await two.bus.listen("bob")  # it is connected
+        async with two.bus._sending:
+            impatient = asyncio.create_task(two.bus.listen("alice"))
+            await asyncio.sleep(0)
+            impatient.cancel()
+            await asyncio.gather(impatient, return_exceptions=True)
+        await two.bus.listen("alice")
+        assert await one.receivers("alice", b"heard") == 1
+
+
 async def test_after_a_loss_the_ear_is_back_by_itself_and_tells_of_the_gap() -> None:
     with RedisServer() as redis:
         async with End(redis.url) as one, End(redis.url) as two:
