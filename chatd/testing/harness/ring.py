@@ -38,6 +38,7 @@ WORKERS_MIN, WORKERS_MAX = 2, 6
 MOVED_S_MAX = 30.0
 QUIET_S = 4.0
 """After a change all have heard of it by then, and nobody else is to move."""
+WITHIN = 0.20
 BACK_P99_S = 10.0
 BACK_S_MAX = 60.0
 
@@ -213,11 +214,14 @@ class Changes(RingHistory):
             self._summary.found("not moved", f"{len(late)} after {change}", f"of {len(movers)}")
         if wrong := moved() - movers:
             self._summary.found("moved for nothing", f"{len(wrong)} after {change}", f"beside {len(movers)}")
-        part, whole = len(moved()), len(self._riders)
-        ideal = 1 / max(len(old), len(new))
+        larger, smaller = (new, old) if len(new) > len(old) else (old, new)
+        ideal = 1 / len(larger)
+        (exact,) = (share for name, share in larger.shares().items() if name not in smaller.weights)
+        if abs(exact / ideal - 1) > WITHIN:
+            self._summary.found("share", f"{exact:.3f} of all users", f"1/N is {ideal:.3f}")
         self._found.shares.append(
-            f"{change}: {len(old)} to {len(new)} workers, {part} of {whole} users moved: {part / whole:.3f}, "
-            f"1/N is {ideal:.3f}, so {100 * (part / whole / ideal - 1):+.0f} %"
+            f"{change}: {len(old)} to {len(new)} workers, 1/N is {ideal:.3f}, the ring moves {exact:.3f} of all users "
+            f"({100 * (exact / ideal - 1):+.0f} %), here {len(moved())} of {len(self._riders)}"
         )
 
 
