@@ -68,7 +68,7 @@ class History:
         return user, self.dice.choice(USERS)
 
     async def _messages(self, store: Store) -> None:
-        drafts = []
+        drafts: list[Draft] = []
         for _ in range(self.dice.randint(1, 12)):
             sender, peer = self._users()
             body = self.dice.choice(("", "ü", "\0", "x" * 3_000, "a message"))
@@ -148,7 +148,8 @@ class History:
         return found
 
     async def _unpushed(self, store: Store) -> list[Any]:
-        rows, cursor = [], None
+        rows: list[Any] = []
+        cursor: str | None = None
         while True:
             page = await store.unpushed(cursor=cursor, limit=5, newer_than_ms=NOW_MS - 5_000, every_user=True)
             rows += page.rows

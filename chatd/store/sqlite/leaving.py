@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -69,7 +70,7 @@ class SqliteSource:
         key, limit = 0, CONVERSATIONS_PER_PAGE
         while True:
             args = (key, limit)
-            rows = await self._engine.read(lambda db, args=args: db.execute(QUERY["leaving_convs"], args).fetchall())
+            rows = await self._engine.read(partial(_rows, QUERY["leaving_convs"], args))
             if not rows:
                 break
             yield [conv_of(a, b) for _, a, b in rows]
@@ -83,7 +84,7 @@ class SqliteSource:
         after = ""
         while True:
             args = {"after": after, "limit": USERS_PER_PAGE}
-            rows = await self._engine.read(lambda db, args=args: db.execute(_ALL_NAMES, args).fetchall())
+            rows = await self._engine.read(partial(_rows, _ALL_NAMES, args))
             if not rows:
                 return
             yield [name for (name,) in rows]
@@ -121,6 +122,10 @@ class SqliteSource:
         await self._engine.write(
             lambda db: db.execute("UPDATE meta SET value = ? WHERE name = 'incarnation'", (name,)) and None
         )
+
+
+def _rows(sql: str, args: Any, db: sqlite3.Connection) -> list[Any]:
+    return db.execute(sql, args).fetchall()
 
 
 def _entries(db: sqlite3.Connection, piece: Piece, bytes_max: int) -> list[Entry]:
