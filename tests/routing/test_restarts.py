@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from cluster_rig import PATIENCE_S, Cluster, cluster
+from cluster_rig import PATIENCE_S, Cluster, cluster, gone
 
 from chatd.client import Client
 from chatd.client.events import ConnectedEvent, MessageEvent
@@ -109,3 +111,17 @@ async def test_nothing_is_lost_when_workers_are_killed(tmp_path: Path, chatd_red
                 await running.until("workers_ready", since, workers=list(WORKERS))
         assert await running.end(signal.SIGTERM) == 0, running.said
         assert "Traceback" not in running.said
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_when_the_router_is_killed(tmp_path: Path, chatd_redis: RedisServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    again = partial(cluster, tmp_path, "--workers", "2", "--port", port, redis=chatd_redis.url)
+    async with again() as first, AsyncExitStack() as stack:
+        async with _conversations(first):
+            first.process.kill()
+            await first.process.wait()
+            await gone(first.pids)
+            second = await stack.enter_async_context(again())
+        assert await second.end(signal.SIGTERM) == 0, second.said
