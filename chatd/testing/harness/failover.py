@@ -113,6 +113,7 @@ class FailoverHistory(History):
         await super().__aenter__()
         work = [self._spread(), *(self._keep(one) for one in self._cluster.workers)]
         self._tasks = [asyncio.create_task(one) for one in work]
+        await self._settle()  # who was never welcomed to this history would not be told of another one
         return self
 
     async def __aexit__(self, *exc: object) -> None:
