@@ -43,6 +43,8 @@ RATIO_MAX = 3.0
 RSS_GROWTH_MAX = 0.1
 SETTLE_S_MAX = 60.0
 SETTLED_KIB = 512
+QUIET_S = 0.5
+QUIET_CORES = 0.4
 MEMBERS_PER_WRITER = 100
 DATA = "redis"
 """Its memory holds the messages: it grows by what was written, and is told, not judged."""
@@ -159,6 +161,16 @@ async def settled_kib(server: ServerProcess, hold_s: float) -> dict[str, int]:
     return rss_by_part(server)
 
 
+async def quiet(server: ServerProcess) -> None:
+    """Until what was written has been told to everybody, which a cluster does after it has answered."""
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while True:
+            cpu_s = sum(cpu_by_part(server).values())
+            await asyncio.sleep(QUIET_S)
+            if sum(cpu_by_part(server).values()) - cpu_s < QUIET_CORES * QUIET_S:
+                return
+
+
 async def measure(
     options: argparse.Namespace, server: ServerProcess, store: Callable[[], Store], directory: Path, seed: int
 ) -> Storm:
@@ -211,6 +223,7 @@ async def _phases(options: argparse.Namespace, server: ServerProcess, talk: Talk
         await asyncio.sleep(options.seconds)
         before = watch.take()
         await crowd("miss")
+        await quiet(server)
         watch.begin()
         back = await crowd("storm")
         storm = watch.take()
