@@ -2,38 +2,34 @@
 
 import { Engine, realClock } from './engine.js';
 import { Http } from './http.js';
+import { indexedDbStorage } from './indexeddb.js';
 import { ChatdError, WATCHES_MAX, checkSend, convOf, isUser, newMessageId } from './protocol.js';
 import { laneOf } from './outqueue.js';
+import { sending } from './sending.js';
 import { memoryStorage } from './storage.js';
+import { Tabs, Wishes, tabsCan } from './tabs.js';
 import { View } from './view.js';
 import { firstOf } from './watermarks.js';
 import { httpBase } from './wire.js';
 
 /** @typedef {import('./protocol.js').Entry} Entry */
 /** @typedef {import('./view.js').Events} Events */
-/** @typedef {import('./view.js').Place} Place */
+/** @typedef {import('./sending.js').Sending} Sending */
+/** @typedef {import('./tabs.js').Word} Word */
 /**
  * @typedef {object} Options
  * @property {string} [url] the server's, as http://host:port; in a page: where the page comes from
  * @property {string} user whose device this is
  * @property {string} token of this device, from `login` or the host application
- * @property {import('./storage.js').Storage} [storage] what must outlive the page
+ * @property {import('./storage.js').Storage} [storage] what must outlive the page; in a browser IndexedDB, or memory where
+ *   that is refused; in Node memory
  * @property {boolean} [tabs] whether the tabs of one browser that share a storage share one connection, too
  * @property {import('./wire.js').WebSocketClass} [WebSocket]
  * @property {typeof globalThis.fetch} [fetch]
  * @property {import('./engine.js').Clock} [clock]
  * @property {import('./outqueue.js').Random} [random]
+ * @property {LockManager} [locks]
  */
-/**
- * @typedef {object} Sending One message on its way. Who does not look at a promise is not troubled by its rejection.
- * @property {string} id
- * @property {string} conv
- * @property {Promise<Place>} sent it is durable on the server, there; rejects with the ChatdError with which the server
- *   refused it for good (then `retry` or `discard` it), or `stopped`: the client ended first, the message stays stored
- * @property {Promise<Place>} delivered a device of the peer has it
- * @property {Promise<Place>} read the peer has read it
- */
-
 export class Chatd {
   #user;
   #storage;
@@ -41,6 +37,9 @@ export class Chatd {
   #view;
   /** @type {Engine | null} */
   #engine = null;
+  /** @type {Tabs | null} */
+  #tabs = null;
+  #wishes = new Wishes();
   /** @type {Set<string>} */
   #watched = new Set();
   /** @type {import('./hints.js').Status | null} */
@@ -49,6 +48,8 @@ export class Chatd {
   #stopped = false;
   /** @type {Promise<void> | null} */
   #started = null;
+  /** @type {Word[] | null} */
+  #unheard = []; // until what is stored was read
   #become = {};
 
   /** @param {Options} options */
@@ -57,13 +58,14 @@ export class Chatd {
     const WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (!WebSocket) throw new TypeError('there is no WebSocket here: give one in options.WebSocket (Node 20: node --experimental-websocket)');
     if (!isUser(user)) throw new TypeError(`not a user: ${user}`);
-    httpBase(url); // a wrong URL is told here and not at the first connection
+    const base = httpBase(url); // a wrong URL is told here and not at the first connection
     this.#user = user;
-    this.#storage = options.storage ?? memoryStorage();
-    this.#options = { url, user, token, clock, random, WebSocket };
-    this.#view = new View(user, this.#storage, (unsent) => laneOf(unsent, user));
+    const { storage = globalThis.indexedDB ? indexedDbStorage(`chatd ${base} ${user}`) : memoryStorage() } = options;
+    this.#storage = storage;
+    this.#options = { url, user, token, clock, random, WebSocket, given: options };
+    this.#view = new View(user, storage, (unsent) => laneOf(unsent, user));
     this.http = new Http(url, token, { fetch: options.fetch });
-    /** @type {Promise<void>} What is stored was read: from then on everything but `start` may be called. */
+    /** @type {Promise<void>} What is stored was read: from then on it is told, and `send` stores. */
     this.ready = new Promise((resolve, reject) => (this.#become = { resolve, reject }));
     this.ready.catch(() => {});
   }
@@ -77,17 +79,34 @@ export class Chatd {
   async #start() {
     const { resolve, reject } = /** @type {{ resolve: () => void, reject: (error: unknown) => void }} */ (this.#become);
     try {
-      await this.#storage.open();
-      await this.#view.load(await this.#storage.load());
-      if (this.#stopped) return;
-      const engine = new Engine({ ...this.#options, storage: this.#storage, tell: (notes) => this.#view.apply(notes) });
-      this.#engine = engine;
-      this.#say();
+      await this.#open();
+      if (this.#stopped) throw new ChatdError('stopped', 'the client has ended');
+      const { clock, given } = this.#options;
+      if (given.tabs !== false && this.#storage.shared && (given.locks || tabsCan())) {
+        const lose = () => this.#lose();
+        this.#tabs = new Tabs(this.#storage.name, { lead: () => this.#lead(), lose, hear: (word) => this.#hear(word) }, clock, given.locks);
+      }
+      await this.#view.load();
+      const unheard = this.#unheard ?? [];
+      this.#unheard = null;
+      for (const word of unheard) this.#hear(word);
       globalThis.addEventListener?.('online', this.#onOnline);
-      await engine.start();
+      globalThis.document?.addEventListener('visibilitychange', this.#onOnline);
       resolve();
+      if (this.#tabs) this.#tabs.follow();
+      else await this.#lead();
+      if (globalThis.document?.visibilityState === 'visible') this.#tabs?.check();
     } catch (error) {
       reject(error);
+    }
+  }
+
+  async #open() {
+    try {
+      await this.#storage.open();
+    } catch (error) {
+      if (this.#options.given.storage) throw error;
+      this.#view.storage = this.#storage = memoryStorage(); // a private window, or no room: good for this page at least
     }
   }
 
@@ -96,14 +115,101 @@ export class Chatd {
     if (this.#stopped) return;
     this.#stopped = true;
     globalThis.removeEventListener?.('online', this.#onOnline);
+    globalThis.document?.removeEventListener('visibilitychange', this.#onOnline);
     await this.#started;
     await this.#adding;
     await this.#engine?.stop();
+    this.#tabs?.close();
+    this.#view.apply({ status: { state: 'stopped', retryAtMs: null, error: this.error } });
     this.#view.end(new ChatdError('stopped', 'the client has ended', { temporary: true }));
     await this.#storage.close();
   }
 
-  #onOnline = () => this.#engine?.kick();
+  #onOnline = () => {
+    if (globalThis.document?.visibilityState === 'hidden') return;
+    this.#engine?.kick();
+    this.#tabs?.check();
+  };
+
+  // --- tabs: this one leads, or hears from the one that does ---
+
+  /** Hold the connection. */
+  async #lead() {
+    if (this.#stopped) return;
+    /** @param {import('./engine.js').Told} told */
+    const tell = (told) => {
+      if (this.#engine !== engine) return; // another tab leads, and this one has followed it since
+      this.#view.apply(told);
+      if (this.#stopped) return;
+      this.#tabs?.post({ t: 'told', told });
+      if (told.status?.state === 'stopped') this.#tabs?.withdraw();
+    };
+    const superseded = () => {
+      if (this.#tabs) return this.#lose();
+      const error = { code: 'superseded', message: 'another client uses this storage' };
+      this.#view.apply({ status: { state: 'stopped', retryAtMs: null, error } });
+    };
+    const engine = new Engine({ ...this.#options, storage: this.#storage, tell, superseded });
+    this.#engine = engine;
+    this.#say();
+    this.#tabs?.post({ t: 'leads', status: engine.status, presence: [] });
+    if (this.#tabs) await this.#view.load().catch(() => {}); // the engine meets the same fault, and tells it
+    if (this.#engine === engine && !this.#stopped) await engine.start();
+  }
+
+  /** Another tab leads. */
+  #lose() {
+    const engine = this.#engine;
+    this.#engine = null;
+    engine?.stop();
+    this.#tabs?.resign();
+    if (!this.#stopped) this.#tabs?.follow();
+  }
+
+  /** @param {Word} word */
+  #hear(word) {
+    if (this.#unheard) return void this.#unheard.push(word);
+    if (this.#stopped) return;
+    const engine = this.#engine;
+    switch (word.t) {
+      case 'told':
+        if (engine) break; // the last words of a leader that slept
+        this.#view.apply(word.told);
+        if (word.told.status?.state === 'stopped') this.#tabs?.withdraw();
+        break;
+      case 'leads':
+        if (engine || (word.to !== undefined && word.to !== this.#tabs?.id)) break;
+        this.#view.apply({ status: word.status, presence: word.presence });
+        this.#view.load().catch(reportError);
+        this.#say();
+        break;
+      case 'who':
+        if (engine) this.#tabs?.post({ t: 'leads', to: word.tab, status: engine.status, presence: engine.core.hints.known() });
+        break;
+      case 'added':
+        this.#view.added(word.entry);
+        engine?.refresh('outbox');
+        break;
+      case 'discarded': this.#view.discarded(word.id); break;
+      case 'reads': engine?.refresh('reads'); break;
+      case 'typing': this.#type(word.conv, word.on); break;
+      case 'wish':
+        if (!engine) break;
+        if (this.#wishes.set(word.tab, word.wish)) this.#tabs?.whenGone(word.tab, () => this.#gone(word.tab));
+        this.#wishes.tell(engine.core.hints);
+        engine.wake();
+        break;
+      case 'bye': this.#bye(); break;
+      default: // ping and pong are between the tabs themselves
+    }
+  }
+
+  /** @param {string} tab */
+  #gone(tab) {
+    this.#wishes.delete(tab);
+    if (this.#engine) this.#wishes.tell(this.#engine.core.hints);
+    this.#engine?.wake();
+  }
 
   // --- what is known ---
 
@@ -210,7 +316,7 @@ export class Chatd {
   async #add(entry) {
     try {
       if (this.#stopped) throw new ChatdError('stopped', 'the client has ended');
-      checkSend(entry, this.#engine?.core.limits ?? null);
+      checkSend(entry, this.#view.status.limits ?? null);
       await this.ready;
       this.#stored(await this.#storage.add(entry));
     } catch (error) {
@@ -222,6 +328,7 @@ export class Chatd {
   #stored(entry) {
     this.#view.added(entry);
     this.#engine?.refresh('outbox');
+    this.#tabs?.post({ t: 'added', entry });
   }
 
   /** Send a failed message again, as the last one. Rejects with ChatdError `not_found`: no such one failed. @param {string} id @returns {Promise<Sending>} */
@@ -230,7 +337,7 @@ export class Chatd {
     if (!entry) throw new ChatdError('not_found', 'no such message failed');
     const conv = laneOf(entry, this.#user);
     const sent = this.#view.answer(entry.id, conv);
-    if (entry.id !== id) this.#view.discarded(id);
+    if (entry.id !== id) this.#forgotten(id);
     this.#stored(entry);
     return sending(this.#view, entry.id, conv, sent);
   }
@@ -238,31 +345,44 @@ export class Chatd {
   /** Forget a failed message. Rejects with ChatdError `not_found`: no such one failed. @param {string} id */
   async discard(id) {
     if (!(await this.#storage.discard(id))) throw new ChatdError('not_found', 'no such message failed');
+    this.#forgotten(id);
+  }
+
+  /** @param {string} id */
+  #forgotten(id) {
     this.#view.discarded(id);
+    this.#tabs?.post({ t: 'discarded', id });
   }
 
   /** The user has read up to `seq`: stored, and told to the server now or after the next connection. @param {string} conv @param {number} seq */
   async read(conv, seq) {
     if (seq <= (this.#view.row(conv)?.read ?? 0)) return;
     await this.#storage.read(conv, seq);
-    this.#engine?.refresh('reads');
+    if (this.#engine) this.#engine.refresh('reads');
+    else this.#tabs?.post({ t: 'reads' });
   }
 
   /** The user writes, or no longer does: call it as often as keys are pressed; told at most once in 3 s. @param {string} conv */
   typing(conv, on = true) {
+    if (this.#engine) this.#type(conv, on);
+    else this.#tabs?.post({ t: 'typing', conv, on });
+  }
+
+  /** @param {string} conv @param {boolean} on */
+  #type(conv, on) {
     this.#engine?.core.hints.typing(conv, on, this.#options.clock.nowMs());
     this.#engine?.wake();
   }
 
-  /** Be told who of these is there, over reconnects; at most 1,000 in all. Who may not be watched stays silent. @param {...string} users */
-  watch(...users) {
+  /** Be told who of these is there, over reconnects; at most 1,000 in all. Who may not be watched stays silent. @param {Iterable<string>} users */
+  watch(users) {
     if (new Set([...this.#watched, ...users]).size > WATCHES_MAX) throw new ChatdError('too_large', `more than ${WATCHES_MAX} watched users`);
     for (const user of users) this.#watched.add(user);
     this.#say();
   }
 
-  /** Watch these no longer. @param {...string} users */
-  unwatch(...users) {
+  /** Watch these no longer. @param {Iterable<string>} users */
+  unwatch(users) {
     for (const user of users) this.#watched.delete(user);
     this.#say();
   }
@@ -273,45 +393,30 @@ export class Chatd {
     this.#say();
   }
 
+  /** What this tab wants of the connection. */
   #say() {
-    this.#engine?.core.hints.watch(this.#watched);
-    if (this.#status) this.#engine?.core.hints.status(this.#status);
-    this.#engine?.wake();
+    const wish = { watch: [...this.#watched], status: this.#status };
+    const engine = this.#engine;
+    if (!engine) return this.#tabs?.post({ t: 'wish', tab: this.#tabs.id, wish });
+    this.#wishes.set('', wish);
+    this.#wishes.tell(engine.core.hints);
+    engine.wake();
   }
 
-  /** End this device on the server, forget everything that is stored of it, and stop. */
+  /** End this device on the server, forget everything that is stored of it, and stop, in all tabs. */
   async signOut() {
     await this.http.logout().catch((error) => {
       if (!(error instanceof ChatdError && error.status === 401)) throw error; // it was ended elsewhere
     });
+    this.#tabs?.post({ t: 'bye' });
     await this.#engine?.stop();
     await this.#storage.clear();
+    await this.#bye();
+  }
+
+  async #bye() {
+    const error = { code: 'unauthenticated', message: 'signed out' };
+    this.#view.apply({ status: { state: 'stopped', retryAtMs: null, error } });
     await this.stop();
   }
-}
-
-/** @param {View} view @param {string} id @param {string} conv @param {Promise<Place>} sent @returns {Sending} */
-function sending(view, id, conv, sent) {
-  /** @param {'peerDelivered' | 'peerRead'} mark */
-  const after = (mark) => quiet(sent.then(async (place) => {
-    await view.marked(place.conv, place.seq, mark);
-    return place;
-  }));
-  return {
-    id,
-    conv,
-    sent: quiet(sent),
-    get delivered() {
-      return after('peerDelivered');
-    },
-    get read() {
-      return after('peerRead');
-    },
-  };
-}
-
-/** @template T @param {Promise<T>} promise */
-function quiet(promise) {
-  promise.catch(() => {});
-  return promise;
 }

@@ -3,7 +3,7 @@
 
 import { Hints } from './hints.js';
 import { Backoff, OutQueue } from './outqueue.js';
-import { ChatdError, PAGE_ITEMS_MAX, WATERMARKS_MAX, frameBytes, sendFrame } from './protocol.js';
+import { PAGE_ITEMS_MAX, WATERMARKS_MAX, frameBytes, sendFrame } from './protocol.js';
 import { Rows } from './rows.js';
 import { Watermarks } from './watermarks.js';
 
@@ -60,6 +60,8 @@ export class Core {
   #fetching = new Map();
   /** @type {Map<string, number>} */
   #notBeforeMs = new Map();
+  /** @type {Map<string, number>} */
+  #listed = new Map();
   #caughtUp = false;
   /** @type {string | null} */
   #sinceHeld = null;
@@ -190,7 +192,7 @@ export class Core {
   disconnected(nowMs, retryAfterMs) {
     const leaveAtMs = this.#leaveAtMs;
     const waitMs = leaveAtMs === null ? this.#backoff.nextMs(retryAfterMs) : Math.max(leaveAtMs - nowMs, 0);
-    for (const of of [this.#fetching, this.#reading, this.#notBeforeMs]) of.clear();
+    for (const of of [this.#fetching, this.#reading, this.#notBeforeMs, this.#listed]) of.clear();
     this.#leaveAtMs = this.#sinceHeld = null;
     this.#caughtUp = this.#pinged = false;
     this.#heartbeatMs = 0;
@@ -259,7 +261,10 @@ export class Core {
       case 'sent': this.#onSent(frame); break;
       case 'error': return this.#onError(frame, nowMs);
       case 'conversations':
-        for (const row of frame.conversations) if (this.rows.listed(row)) this.#dirty.add(row.conv);
+        for (const row of frame.conversations) {
+          if (this.rows.listed(row)) this.#dirty.add(row.conv);
+          if (!this.#caughtUp) this.#listed.set(row.conv, row.head);
+        }
         break;
       case 'receipt': {
         const { conv, user, delivered, read } = frame;
@@ -270,7 +275,8 @@ export class Core {
       case 'typing': this.#note('typing', this.hints.onTyping(frame, nowMs)); break;
       case 'caught_up':
         this.#backoff.reset();
-        this.#watermarks.caughtUp();
+        this.#watermarks.caughtUp(this.#listed);
+        this.#listed.clear();
         this.#caughtUp = true;
         this.#sinceHeld = frame.since;
         this.#releaseSince();
@@ -422,6 +428,3 @@ export class Core {
 
 /** @returns {Write} */
 const noWrite = () => ({ reset: false, place: {}, messages: [], rows: [], answered: [], failed: [], reads: [] });
-
-/** The error of a send that the server refused for good. @param {{ code: string, message: string }} note */
-export const refusalOf = ({ code, message }) => new ChatdError(code, message);

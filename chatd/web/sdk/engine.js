@@ -11,6 +11,7 @@ import { Wire, socketUrl } from './wire.js';
  * @property {State} state
  * @property {number | null} retryAtMs when the next attempt comes, Unix ms; null: not waiting
  * @property {{ code: string, message: string, status?: number } | null} error why it stopped, or was refused last
+ * @property {import('./protocol.js').Limits | null} [limits] of the server, once it has told them
  */
 /** @typedef {import('./core.js').Notes & { status?: Status }} Told */
 /** @typedef {{ nowMs: () => number, after: (ms: number, call: () => void) => () => void }} Clock `after` gives its own end */
@@ -58,6 +59,7 @@ export class Engine {
   #flushed = [];
   #stale = { outbox: false, reads: false };
   #refreshing = false;
+  #loaded = false;
   #ended = false;
   /** @type {Status} */
   status = { state: 'offline', retryAtMs: null, error: null };
@@ -68,15 +70,23 @@ export class Engine {
     this.core = new Core({ user: options.user, random: options.random });
   }
 
-  /** Take over what is stored, and begin to connect. Rejects with ChatdError `storage`. */
+  /** Take over what is stored, and begin to connect. A fault of the storage is told as a status. */
   async start() {
     const { storage } = this.#options;
-    this.#lead = await storage.lead();
-    const saved = await storage.load();
-    this.core.load(saved);
-    this.#queue(saved.outbox);
-    for (const { conv, seq } of saved.reads) this.core.read(conv, seq);
-    if (!this.#ended) this.#connect();
+    try {
+      this.#lead = await storage.lead();
+      const saved = await storage.load();
+      this.core.load(saved);
+      this.#queue(saved.outbox);
+      for (const { conv, seq } of saved.reads) this.core.read(conv, seq);
+      if (!this.#ended) this.#connect();
+    } catch (error) {
+      this.#fail(error);
+    } finally {
+      this.#loaded = true;
+    }
+    this.refresh('outbox'); // what came while it was read
+    this.refresh('reads');
   }
 
   /** Store and acknowledge what came, and say goodbye. */
@@ -89,7 +99,7 @@ export class Engine {
   /** Another tab, or this one, has stored sends or read marks. @param {'outbox' | 'reads'} what */
   async refresh(what) {
     this.#stale[what] = true;
-    if (this.#refreshing) return;
+    if (this.#refreshing || !this.#loaded || this.#ended) return;
     this.#refreshing = true;
     const { storage } = this.#options;
     try {
@@ -283,8 +293,8 @@ export class Engine {
 
   /** @param {Status} status */
   #tellStatus(status) {
-    this.status = status;
-    this.#options.tell({ status });
+    this.status = { ...status, limits: this.core.limits };
+    this.#options.tell({ status: this.status });
   }
 }
 

@@ -59,14 +59,13 @@ export function withoutGap(entries, before) {
 
 /**
  * Memory: it keeps the newest 1,000 messages of a conversation, or so many as are given.
- * @param {{ messagesMax?: number }} [options]
+ * @param {{ messagesMax?: number, shared?: boolean }} [options] `shared`: several clients of this process are given it, as tabs
  * @returns {Storage}
  */
-export const memoryStorage = ({ messagesMax = KEPT_MESSAGES_MAX } = {}) => new MemoryStorage(messagesMax);
+export const memoryStorage = ({ messagesMax = KEPT_MESSAGES_MAX, shared = false } = {}) => new MemoryStorage(messagesMax, shared);
 
 /** @implements {Storage} */
 class MemoryStorage {
-  shared = false;
   name = newMessageId();
   #messagesMax;
   #lead = 0;
@@ -82,9 +81,10 @@ class MemoryStorage {
   /** @type {Map<string, number>} */
   #reads = new Map();
 
-  /** @param {number} messagesMax */
-  constructor(messagesMax) {
+  /** @param {number} messagesMax @param {boolean} shared */
+  constructor(messagesMax, shared) {
     this.#messagesMax = messagesMax;
+    this.shared = shared;
   }
 
   async open() {}

@@ -1,7 +1,6 @@
 // What one tab shows: it takes what the engine tells, of this or another tab, and calls the tab's listeners, each
 // message once and in its place. What a tab missed, for a leader went away in between, it reads from the storage.
 
-import { refusalOf } from './core.js';
 import { ChatdError } from './protocol.js';
 import { Rows, unreadOf } from './rows.js';
 import { firstOf } from './watermarks.js';
@@ -23,7 +22,6 @@ import { firstOf } from './watermarks.js';
  * @property {number} peerDelivered up to which the peer has it
  * @property {number} peerRead up to which the peer has read it
  */
-/** @typedef {Entry & { conv: string, mine: boolean }} Message */
 /**
  * @typedef {object} OutboxChange
  * @property {string} conv
@@ -35,8 +33,8 @@ import { firstOf } from './watermarks.js';
  */
 /**
  * @typedef {object} Events What a listener is given, by the name of the event.
- * @property {Status} state
- * @property {Message} message the next place of a log, once; `gone`: it may not be seen any more
+ * @property {import('./engine.js').State} state
+ * @property {{ conv: string, message: Entry, mine: boolean }} message the next place of a log, once
  * @property {{ conv: string, user: string, delivered: number, read: number }} receipt a user's marks after they grew
  * @property {Conversation} conversation
  * @property {{ user: string, state: string, lastSeen?: number }} presence
@@ -54,7 +52,6 @@ const REPAIR_ITEMS = 200;
 
 export class View {
   #user;
-  #storage;
   #rows;
   /** @type {Map<string, number>} */
   #told = new Map();
@@ -71,6 +68,9 @@ export class View {
   #answers = new Map();
   /** @type {Map<string, Set<Waiter>>} */
   #waiters = new Map();
+  #loaded = false;
+  /** @type {Set<string> | null} */
+  #gone = null; // what left the outbox while it is being read
   #badge = 0;
   /** @type {Conversation[] | null} */
   #sorted = null;
@@ -80,7 +80,7 @@ export class View {
   /** @param {string} user @param {import('./storage.js').Storage} storage @param {(unsent: { to?: string, conv?: string }) => string} convOfUnsent */
   constructor(user, storage, convOfUnsent) {
     this.#user = user;
-    this.#storage = storage;
+    this.storage = storage;
     this.#rows = new Rows(user);
     this.convOfUnsent = convOfUnsent;
   }
@@ -141,13 +141,18 @@ export class View {
 
   // --- what changes ---
 
-  /** What is stored, at the start or when another tab leads from now on. @param {import('./storage.js').Saved} saved */
-  async load({ rows, outbox }, atStart = true) {
-    if (atStart) for (const { conv, seen } of rows) if (seen !== null) this.#told.set(conv, seen);
+  /** Read what is stored: at the start, and when another tab leads from now on, for words may have been lost. */
+  async load() {
+    const known = [...this.#outbox.values()];
+    const gone = (this.#gone ??= new Set());
+    const { rows, outbox } = await this.storage.load();
+    if (this.#gone === gone) this.#gone = null;
+    if (!this.#loaded) for (const { conv, seen } of rows) if (seen !== null) this.#told.set(conv, seen);
+    this.#loaded = true;
     this.#grown(rows);
-    const held = new Map(outbox.map((entry) => [entry.id, entry]));
-    for (const entry of outbox) this.added(entry);
-    for (const { id, conv } of this.#outbox.values()) if (!held.has(id)) await this.#missed(id, conv);
+    for (const entry of outbox) if (!gone.has(entry.id)) this.added(entry);
+    const held = new Set(outbox.map(({ id }) => id));
+    for (const { id, conv } of known) if (!held.has(id) && this.#outbox.has(id)) await this.#missed(id, conv);
   }
 
   /** A send is in the outbox. @param {Unsent} entry */
@@ -162,6 +167,7 @@ export class View {
   /** A failed send was given up, or goes on under another id. @param {string} id */
   discarded(id) {
     const entry = this.#outbox.get(id);
+    this.#gone?.add(id);
     if (entry && this.#outbox.delete(id)) this.emit('outbox', { conv: entry.conv, id, change: 'discarded' });
   }
 
@@ -213,7 +219,7 @@ export class View {
     this.#told.set(conv, entry.seq);
     const mine = entry.from === this.#user;
     if (mine && entry.id !== undefined) this.#answers.get(entry.id)?.resolve({ conv, seq: entry.seq, ts: entry.ts });
-    this.emit('message', { ...entry, conv, mine });
+    this.emit('message', { conv, message: entry, mine });
   }
 
   /** @param {string} conv */
@@ -226,7 +232,7 @@ export class View {
         const seen = this.#rows.get(conv)?.seen ?? 0;
         if (told >= seen) break;
         const before = Math.min(told + REPAIR_ITEMS, seen) + 1;
-        const entries = await this.#storage.messages(conv, { before, limit: REPAIR_ITEMS });
+        const entries = await this.storage.messages(conv, { before, limit: REPAIR_ITEMS });
         if (history !== this.#history) return;
         for (const entry of entries) if (entry.seq > told) this.#tell(conv, entry);
         if (!entries.length) this.#told.set(conv, before - 1); // it is not held any more
@@ -313,6 +319,7 @@ export class View {
   /** @param {{ id: string, conv: string, seq: number, ts: number }} note */
   #settled({ id, conv, seq, ts }) {
     const entry = this.#outbox.get(id);
+    this.#gone?.add(id);
     this.#outbox.delete(id);
     this.#answers.get(id)?.resolve({ conv, seq, ts });
     this.#answers.delete(id);
@@ -320,18 +327,17 @@ export class View {
   }
 
   /** @param {{ id: string, code: string, message: string }} note */
-  #refused(note) {
-    const { id, code } = note;
+  #refused({ id, code, message }) {
     const entry = this.#outbox.get(id);
     if (entry) this.#outbox.set(id, { ...entry, failed: code });
-    this.unanswered(id, refusalOf(note));
+    this.unanswered(id, new ChatdError(code, message));
     if (entry) this.emit('outbox', { conv: entry.conv, id, change: 'failed', failed: code });
   }
 
   /** A send left the outbox and this tab was not told how: it is in the log, or it was given up. @param {string} id @param {string} conv */
   async #missed(id, conv) {
     const seen = this.#rows.get(conv)?.seen ?? 0;
-    const log = await this.#storage.messages(conv, { before: seen + 1, limit: REPAIR_ITEMS });
+    const log = await this.storage.messages(conv, { before: seen + 1, limit: REPAIR_ITEMS });
     const found = log.find((entry) => entry.id === id);
     if (found) return this.#settled({ id, conv, seq: found.seq, ts: found.ts });
     this.discarded(id); // an answer that came twice moves no log: who waits for `sent` is told by the message itself
@@ -340,10 +346,10 @@ export class View {
   /** @param {Status} status */
   #stateOf(status) {
     const before = this.status;
-    this.status = status;
+    this.status = { ...status, limits: status.limits ?? before.limits };
     if (status.state !== 'live' && status.state !== 'catching_up') this.#presence.clear();
     if (before.state === status.state && before.retryAtMs === status.retryAtMs) return;
-    this.emit('state', status);
+    this.emit('state', status.state);
     const code = status.state === 'stopped' ? status.error?.code : undefined;
     if (code === 'unauthenticated' || code === 'forbidden') this.emit('signed_out', { code, message: status.error?.message ?? '' });
   }

@@ -79,13 +79,18 @@ export class Watermarks {
     return next;
   }
 
-  /** Catch-up is over: what it did not bring begins with this device's own first message. */
-  caughtUp() {
+  /**
+   * Catch-up is over: what it did not bring begins with this device's own first message; and where it ended below the
+   * listed head, this device has lost what it had acknowledged, and fetches it.
+   * @param {Iterable<[conv: string, head: number]>} [listed]
+   */
+  caughtUp(listed = []) {
     for (const [conv, seq] of this.#unplaced) {
       if (!this.#seen.has(conv)) this.#seen.set(conv, seq - 1);
       this.#heard(conv, seq);
     }
     this.#unplaced.clear();
+    for (const [conv, head] of listed) if (this.#seen.has(conv)) this.#heard(conv, head);
   }
 
   /** The conversations with a gap between what was taken in and what was heard of. */
