@@ -52,6 +52,7 @@ from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.door import Door, request_log
 from chatd.transport.sockets import Sockets
+from chatd.web.pages import Site
 
 KEEPALIVE_S = 15.0
 KEYS_MAX = 50_000
@@ -323,6 +324,7 @@ class Server:
             on_broken=self._store_broke,
             origins=settings.server.origins,
             trusted_proxies=proxies,
+            site=Site() if settings.server.web else None,
         )
 
     def web_app(self) -> web.Application:

@@ -33,6 +33,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             'allowed, "*" allows all.'
         ),
     ] = ()
+    web: Annotated[
+        bool, Meta(description="Serve the web client at / and the JavaScript SDK at /sdk/chatd.js; false: neither.")
+    ] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
     ] = "info"
@@ -343,7 +346,7 @@ def _kind(base: Any, meta: Meta) -> str:
     values = getattr(base, "__args__", ())
     if getattr(base, "__origin__", None) is Literal:
         return " | ".join(str(v) for v in values)
-    name = "list of strings" if base not in (str, int, float) else base.__name__
+    name = "list of strings" if base not in (str, int, float, bool) else base.__name__
     low = f"≥ {meta.ge}" if meta.ge is not None else (f"> {meta.gt}" if meta.gt is not None else "")
     high = f"≤ {meta.le}" if meta.le is not None else ""
     bounds = ", ".join(b for b in (low, high) if b)

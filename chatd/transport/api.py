@@ -19,6 +19,7 @@ from chatd.push.subscriptions import Subscriptions
 from chatd.settings import LimitSettings
 from chatd.store.base import Store
 from chatd.transport.problem import HEADERS
+from chatd.web.pages import Site
 
 
 class Sender(Protocol):
@@ -38,6 +39,7 @@ class Api:
     ``sends``: messages, by user, shared with the WebSocket side. ``calls``: requests, by device. ``logins``: logins and
     registrations, by address. ``now_ms``: wall clock; ``now_s``: monotonic. ``ready``: False while the server ends.
     ``on_broken``: hears that the store cannot be trusted any more. ``origins``: as ``server.origins``.
+    ``site``: the web client; None: two small pages stand in its place.
     """
 
     accounts: Accounts
@@ -55,6 +57,7 @@ class Api:
     on_broken: Callable[[StoreBroken], None]
     origins: Sequence[str] = ()
     trusted_proxies: Sequence[Network] = ()
+    site: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,9 +163,13 @@ class Handlers:
         return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
 
     async def landing(self, call: Call) -> web.Response:
+        if self._api.site is not None:
+            return self._api.site.index(call.request)
         return web.Response(body=pages.LANDING, content_type="text/html", charset="utf-8", headers=pages.HEADERS)
 
     async def join(self, call: Call) -> web.Response:
+        if self._api.site is not None:
+            return self._api.site.index(call.request)
         return web.Response(body=pages.JOIN, content_type="text/html", charset="utf-8", headers=pages.HEADERS)
 
 

@@ -55,6 +55,8 @@ def routes(api: Api) -> list[web.RouteDef]:
         made += [web.route(e.method, path, _serve(api, e, getattr(handlers, e.name))) for e in endpoints]
         made.append(web.route("*", path, _other_method(api, [e.method for e in endpoints])))
     made.append(web.route("*", "/v1/{unknown:.*}", _unknown_path))
+    if api.site is not None:
+        made += api.site.routes()
     return made
 
 

@@ -1,0 +1,93 @@
+// Devices, notifications, privacy, language, and the way out.
+
+import { date } from './format.js';
+import { html } from './html.js';
+import { forget, use } from './kept.js';
+import { notificationState, switchNotifications } from './notify.js';
+import { LANGUAGES, keepLanguage, language, t } from './strings.js';
+import { useEffect, useState } from './vendor/hooks.js';
+
+/** @param {{ code?: string, message?: string }} error */
+const reason = (error) => (error.code === 'unavailable' ? t('noAnswer') : error.message ?? String(error));
+
+export function Settings({ chat, account, blocks, onBlock, onEnded, onLanguage }) {
+  const [devices, setDevices] = useState([]);
+  const [lastSeen, setLastSeen] = useState(null);
+  const [notify, setNotify] = useState('unknown');
+  const [problem, setProblem] = useState('');
+  const attempt = async (work) => {
+    setProblem('');
+    try {
+      return await work();
+    } catch (error) {
+      setProblem(reason(error));
+      return undefined;
+    }
+  };
+  const load = () => attempt(async () => {
+    setDevices(await chat.http.devices());
+    setLastSeen((await chat.http.privacy()).lastSeen);
+    setNotify(await notificationState(chat));
+  });
+  useEffect(() => {
+    load();
+  }, [chat]);
+
+  const revoke = (device) => attempt(async () => {
+    await chat.http.revoke(device);
+    setDevices(await chat.http.devices());
+  });
+  const leave = () => attempt(async () => {
+    await switchNotifications(chat, false).catch(() => {}); // the server forgets the subscription with the device
+    await chat.signOut();
+    forget(account.user);
+    onEnded();
+  });
+  const other = () => {
+    use(null);
+    onEnded();
+  };
+  const flip = (on) => attempt(async () => setNotify(await switchNotifications(chat, on)));
+  const show = (on) => attempt(async () => {
+    await chat.http.setPrivacy({ lastSeen: on });
+    setLastSeen(on);
+  });
+  return html`
+    <section class="settings" aria-labelledby="settings-title">
+      <header><a class="button back" href="#/" aria-label=${t('back')}><span aria-hidden="true">‹</span></a><h2 id="settings-title">${t('settings')}</h2></header>
+      <div class="pages">
+        <p role="alert" class="problem">${problem}</p>
+        <h3>${t('devices')}</h3>
+        <ul class="plain-list" id="devices">
+          ${devices.map(({ device, name, created, current }) => html`<li key=${device}>
+            <span><bdi>${name || device}</bdi> <small>${current ? t('thisDevice') : t('since', { when: date(created) })}</small></span>
+            ${!current && html`<button type="button" aria-label=${t('revokeName', { name: name || device })} onClick=${() => revoke(device)}>${t('revoke')}</button>`}
+          </li>`)}
+        </ul>
+        <h3>${t('notifications')}</h3>
+        ${notify === 'none' || notify === 'denied'
+          ? html`<p>${t(notify === 'none' ? 'notifyNone' : 'notifyDenied')}</p>`
+          : html`<${Switch} id="notify" label=${t('notify')} on=${notify === 'on'} disabled=${notify === 'unknown'} onFlip=${flip} />`}
+        <h3>${t('privacy')}</h3>
+        <${Switch} id="last-seen" label=${t('lastSeenSwitch')} on=${lastSeen === true} disabled=${lastSeen === null} onFlip=${show} />
+        <h3>${t('blocked')}</h3>
+        ${blocks.length
+          ? html`<ul class="plain-list">${blocks.map((user) => html`<li key=${user}><bdi>${user}</bdi>
+              <button type="button" onClick=${() => attempt(() => onBlock(user, false))}>${t('unblock')}</button></li>`)}</ul>`
+          : html`<p>${t('blockedNone')}</p>`}
+        <h3><label for="language">${t('language')}</label></h3>
+        <select id="language" value=${language()} onChange=${(event) => { keepLanguage(event.currentTarget.value); onLanguage(); }}>
+          ${Object.entries(LANGUAGES).map(([tag, name]) => html`<option key=${tag} value=${tag} lang=${tag}>${name}</option>`)}
+        </select>
+        <h3>${t('account')}</h3>
+        <p>${t('signedInAs', { user: account.user })}</p>
+        <p><button type="button" id="other" onClick=${other}>${t('otherAccount')}</button> <button type="button" id="leave" onClick=${leave}>${t('signOut')}</button></p>
+      </div>
+    </section>
+  `;
+}
+
+function Switch({ id, label, on, disabled, onFlip }) {
+  return html`<p><label class="switch"><input id=${id} type="checkbox" role="switch" checked=${on} disabled=${disabled}
+    onChange=${(event) => onFlip(event.currentTarget.checked)} /> ${label}</label></p>`;
+}
