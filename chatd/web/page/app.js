@@ -1,6 +1,6 @@
 // The page: which account, which view. One Chatd for as long as an account is in use in this tab.
 
-import * as sdk from '../sdk/chatd.js';
+import { Chatd } from '../sdk/chatd.js';
 import { Announcer, announce } from './announcer.js';
 import { Composer } from './composer.js';
 import { Conversation } from './conversation.js';
@@ -43,8 +43,7 @@ function Main({ account, onEnded, onLanguage }) {
   open.current = peer;
 
   useEffect(() => {
-    const storage = sdk.indexedDbStorage?.(`chatd ${me} ${account.device}`);
-    const made = new sdk.Chatd({ url: SERVER, token: account.token, user: me, storage, tabs: true });
+    const made = new Chatd({ url: SERVER, token: account.token, user: me });
     const offs = [
       made.on('signed_out', () => {
         forget(me);
@@ -52,7 +51,7 @@ function Main({ account, onEnded, onLanguage }) {
       }),
       made.on('badge', (unread) => showBadge(unread)),
       made.on('receipt', ({ conv, user, read }) => user === me && clearNotifications(me, conv, read)),
-      made.on('message', (message) => made.state === 'live' && tell(message, open.current)),
+      made.on('message', ({ message, mine }) => made.state === 'live' && !mine && tell(message, open.current)),
     ];
     const seen = () => {
       const away = document.visibilityState !== 'visible';
@@ -68,7 +67,7 @@ function Main({ account, onEnded, onLanguage }) {
       const answer = await made.http.blocks().catch(() => null); // asked again with the next connection
       if (answer && !gone) setBlocks(answer);
     };
-    offs.push(made.on('state', ({ state }) => state === 'live' && load()));
+    offs.push(made.on('state', (state) => state === 'live' && load()));
     return () => {
       gone = true;
       offs.forEach((off) => off());
@@ -104,7 +103,7 @@ function Main({ account, onEnded, onLanguage }) {
 }
 
 function tell(message, openPeer) {
-  if (message.mine || message.body === undefined) return;
+  if (message.body === undefined) return;
   if (message.from === openPeer) announce(t('saidBy', { user: message.from, body: message.body.slice(0, 200) }));
   else announce(t('newFrom', { user: message.from }));
 }

@@ -14,7 +14,7 @@ export function Conversation({ chat, me, peer, blocked, onBlock, children }) {
   const asking = useRef(null);
   const conv = chat.conversations().find((row) => row.peer === peer)?.conv ?? chat.convWith(peer);
   useEffect(() => {
-    if (peer !== me) chat.watch(peer);
+    if (peer !== me) chat.watch([peer]);
   }, [chat, peer]);
   const presence = chat.presence(peer);
   const decide = (event) => {

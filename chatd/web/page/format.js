@@ -1,13 +1,13 @@
 // Times and days as people of the chosen language write them.
 
-import { language, t } from './strings.js';
+import { regional, t } from './strings.js';
 
 const made = new Map();
 
 /** @param {string} name @param {Intl.DateTimeFormatOptions} options */
 function formatter(name, options) {
-  const key = `${language()} ${name}`;
-  if (!made.has(key)) made.set(key, new Intl.DateTimeFormat(language(), options));
+  const key = `${regional()} ${name}`;
+  if (!made.has(key)) made.set(key, new Intl.DateTimeFormat(regional(), options));
   return made.get(key);
 }
 

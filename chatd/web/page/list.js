@@ -61,7 +61,7 @@ export function List({ chat, me, peer }) {
     const fresh = peers.filter((one) => one !== me && !watched.current.has(one));
     if (!fresh.length) return;
     fresh.forEach((one) => watched.current.add(one));
-    chat.watch(...fresh);
+    chat.watch(fresh);
   }, [peers.join(' ')]);
 
   const go = (user) => {

@@ -60,14 +60,14 @@ export function Log({ chat, me, peer, conv }) {
     if (unread > 10) goTo(first.current);
     else goEnd();
     const offs = [
-      chat.on('message', (message) => {
-        if (message.conv !== conv) return;
-        if (message.mine && !still.current.atEnd && document.activeElement?.id === 'write') goEnd();
+      chat.on('message', ({ conv: of, message, mine }) => {
+        if (of !== conv) return;
+        if (mine && !still.current.atEnd && document.activeElement?.id === 'write') goEnd();
         if (!view.add(message)) return;
         if (!still.current.atEnd) view.letGo();
         later();
       }),
-      chat.on('state', ({ state }) => state === 'live' && (view.items.length ? look() : goEnd())),
+      chat.on('state', (state) => state === 'live' && (view.items.length ? look() : goEnd())),
       chat.on('reset', () => goEnd(view.forget())),
     ];
     let due = 0;

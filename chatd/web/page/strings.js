@@ -51,16 +51,20 @@ const KEPT = 'chatd.language';
 
 /** @type {keyof typeof TABLE} */
 let chosen = 'en';
+/** The same with its region, which decides how a date is written. */
+let region = 'en';
 /** @type {Intl.PluralRules} */
 let plural;
 
 /** The language in use, as a BCP 47 tag. */
 export const language = () => chosen;
+export const regional = () => region;
 
 /** Take the language that was chosen before, or the first of the browser's that there is. */
 export function chooseLanguage(name = localStorage.getItem(KEPT)) {
   const wanted = [name, ...navigator.languages].map((one) => (one ?? '').split('-')[0]);
   chosen = wanted.find((one) => Object.hasOwn(TABLE, one)) ?? 'en';
+  region = navigator.languages.find((one) => one.split('-')[0] === chosen) ?? chosen;
   plural = new Intl.PluralRules(chosen);
   document.documentElement.lang = chosen;
 }
