@@ -27,7 +27,7 @@ from msgspec import Struct
 from bench.crowd import Order
 from bench.presence import say
 from chatd.cli.process import loop_factory
-from chatd.settings import StoreSettings
+from chatd.settings import LimitSettings, StoreSettings
 from chatd.store.base import Store
 from chatd.store.sqlite import SqliteStore
 from chatd.testing.history import Recorder, check
@@ -46,6 +46,10 @@ SETTLED_KIB = 512
 QUIET_S = 0.5
 QUIET_CORES = 0.4
 MEMBERS_PER_WRITER = 100
+AS_SHIPPED = {
+    "CHATD_LIMITS_UPGRADES_PER_S": f"{LimitSettings().upgrades_per_s}",
+    "CHATD_LIMITS_UPGRADES_BURST": f"{LimitSettings().upgrades_burst}",
+}
 DATA = "redis"
 """Its memory holds the messages: it grows by what was written, and is told, not judged."""
 
@@ -244,10 +248,10 @@ async def one_run(options: argparse.Namespace, seed: int) -> Storm:
     try:
         if options.sqlite:
             settings = StoreSettings(synchronous="normal")
-            server = ServerProcess(directory)
+            server = ServerProcess(directory, settings=AS_SHIPPED)
             return await measure(options, server, lambda: SqliteStore(directory / "data", settings), directory, seed)
         with RedisServer(appendfsync=options.appendfsync) as redis:
-            cluster = ClusterProcess(directory, redis, options.workers)
+            cluster = ClusterProcess(directory, redis, options.workers, AS_SHIPPED)
             return await measure(options, cluster, lambda: store_of(redis), directory, seed)
     finally:
         shutil.rmtree(directory)

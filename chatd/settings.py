@@ -192,6 +192,11 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bytes_burst: Annotated[int, Meta(ge=1024, description="Bytes a connection may send at once.")] = 4_194_304
     connects_per_s: Annotated[float, Meta(gt=0, description="New connections per second of one address.")] = 20.0
     connects_burst: Annotated[int, Meta(ge=1, description="Connections one address may open at once.")] = 200
+    upgrades_per_s: Annotated[
+        float,
+        Meta(gt=0, description="New WebSockets per second of all addresses in one process; more wait their turn."),
+    ] = 100.0
+    upgrades_burst: Annotated[int, Meta(ge=1, description="WebSockets that come in at once after a quiet time.")] = 10
     logins_per_s: Annotated[float, Meta(gt=0, description="Logins and registrations per second of one address.")] = 0.5
     logins_burst: Annotated[int, Meta(ge=1, description="Logins one address may try at once.")] = 20
     refusals_max: Annotated[

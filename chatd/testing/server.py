@@ -31,6 +31,8 @@ GENEROUS: Mapping[str, Any] = {
     "limits.bytes_burst": 1_000_000_000,
     "limits.connects_per_s": 1e6,
     "limits.connects_burst": 1_000_000,
+    "limits.upgrades_per_s": 1e6,
+    "limits.upgrades_burst": 1_000_000,
     "limits.logins_per_s": 1e6,
     "limits.logins_burst": 1_000_000,
 }

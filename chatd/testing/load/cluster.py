@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from chatd import settings
@@ -16,14 +17,16 @@ GREETING = "chatd cluster serves on "
 class ClusterProcess(ServerProcess):
     """A router with so many workers; `ServerProcess` as a whole."""
 
-    def __init__(self, directory: Path, redis: RedisServer, workers: int) -> None:
+    def __init__(
+        self, directory: Path, redis: RedisServer, workers: int, settings: Mapping[str, str] | None = None
+    ) -> None:
         command = (sys.executable, "-m", "chatd", "cluster", "--workers", f"{workers}")
         shared = {
             "CHATD_STORE_KIND": "redis",
             "CHATD_STORE_REDIS_URL": redis.url,
             "CHATD_CLUSTER_BUS_URL": redis.url,
         }
-        super().__init__(directory, command, shared)
+        super().__init__(directory, command, {**shared, **(settings or {})})
         self._redis = redis
 
     def _ready(self) -> bool:
