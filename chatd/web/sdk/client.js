@@ -3,7 +3,7 @@
 import { Engine, realClock } from './engine.js';
 import { Http } from './http.js';
 import { indexedDbStorage } from './indexeddb.js';
-import { ChatdError, WATCHES_MAX, checkSend, convOf, isUser, newMessageId } from './protocol.js';
+import { ChatdError, WATCHES_MAX, checkSend, convOf, isUser, newMessageId, report } from './protocol.js';
 import { laneOf } from './outqueue.js';
 import { sending } from './sending.js';
 import { memoryStorage } from './storage.js';
@@ -125,10 +125,14 @@ export class Chatd {
     await this.#storage.close();
   }
 
-  #onOnline = () => {
-    if (globalThis.document?.visibilityState === 'hidden') return;
+  /** Somebody looks at it, or the network is there again: try now. In a page this is called by itself. */
+  looked() {
     this.#engine?.kick();
     this.#tabs?.check();
+  }
+
+  #onOnline = () => {
+    if (globalThis.document?.visibilityState !== 'hidden') this.looked();
   };
 
   // --- tabs: this one leads, or hears from the one that does ---
@@ -139,10 +143,8 @@ export class Chatd {
     /** @param {import('./engine.js').Told} told */
     const tell = (told) => {
       if (this.#engine !== engine) return; // another tab leads, and this one has followed it since
-      this.#view.apply(told);
-      if (this.#stopped) return;
-      this.#tabs?.post({ t: 'told', told });
-      if (told.status?.state === 'stopped') this.#tabs?.withdraw();
+      this.#view.apply(this.#stopped ? { ...told, status: undefined } : told);
+      if (!this.#stopped) this.#tabs?.post({ t: 'told', told });
     };
     const superseded = () => {
       if (this.#tabs) return this.#lose();
@@ -175,12 +177,16 @@ export class Chatd {
       case 'told':
         if (engine) break; // the last words of a leader that slept
         this.#view.apply(word.told);
-        if (word.told.status?.state === 'stopped') this.#tabs?.withdraw();
+        if (word.told.status?.state === 'stopped') this.#tabs?.withdraw(); // it would end the same for this tab
         break;
       case 'leads':
         if (engine || (word.to !== undefined && word.to !== this.#tabs?.id)) break;
+        if (word.status.state === 'stopped') {
+          this.#tabs?.post({ t: 'yield' }); // this tab is newer, and its token may be, too
+          break;
+        }
         this.#view.apply({ status: word.status, presence: word.presence });
-        this.#view.load().catch(reportError);
+        this.#view.load().catch(report);
         this.#say();
         break;
       case 'who':
@@ -198,6 +204,9 @@ export class Chatd {
         if (this.#wishes.set(word.tab, word.wish)) this.#tabs?.whenGone(word.tab, () => this.#gone(word.tab));
         this.#wishes.tell(engine.core.hints);
         engine.wake();
+        break;
+      case 'yield':
+        if (engine?.status.state === 'stopped') this.#tabs?.withdraw();
         break;
       case 'bye': this.#bye(); break;
       default: // ping and pong are between the tabs themselves
@@ -409,6 +418,7 @@ export class Chatd {
       if (!(error instanceof ChatdError && error.status === 401)) throw error; // it was ended elsewhere
     });
     this.#tabs?.post({ t: 'bye' });
+    this.#tabs?.withdraw();
     await this.#engine?.stop();
     await this.#storage.clear();
     await this.#bye();

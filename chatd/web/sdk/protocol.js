@@ -85,6 +85,12 @@ export class ChatdError extends Error {
   }
 }
 
+/** A fault of nobody who waits for an answer: told where the environment tells such. @param {unknown} error */
+export function report(error) {
+  if (typeof globalThis.reportError === 'function') globalThis.reportError(error);
+  else queueMicrotask(() => { throw error; });
+}
+
 // --- names -------------------------------------------------------------------------------------------------
 
 const USER = /^[a-z0-9][a-z0-9._-]{0,63}$/;

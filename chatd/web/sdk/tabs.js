@@ -8,7 +8,7 @@
  * @typedef {{ t: 'told', told: import('./engine.js').Told }
  *   | { t: 'leads', to?: string, status: import('./engine.js').Status, presence: import('./hints.js').PresenceNote[] }
  *   | { t: 'who', tab: string }
- *   | { t: 'ping' } | { t: 'pong' } | { t: 'reads' } | { t: 'bye' }
+ *   | { t: 'ping' } | { t: 'pong' } | { t: 'reads' } | { t: 'yield' } | { t: 'bye' }
  *   | { t: 'added', entry: import('./storage.js').Unsent }
  *   | { t: 'discarded', id: string }
  *   | { t: 'typing', conv: string, on: boolean }

@@ -1,7 +1,7 @@
 // What one tab shows: it takes what the engine tells, of this or another tab, and calls the tab's listeners, each
 // message once and in its place. What a tab missed, for a leader went away in between, it reads from the storage.
 
-import { ChatdError } from './protocol.js';
+import { ChatdError, report } from './protocol.js';
 import { Rows, unreadOf } from './rows.js';
 import { firstOf } from './watermarks.js';
 
@@ -106,7 +106,7 @@ export class View {
       try {
         listener(event);
       } catch (error) {
-        reportError(error); // a fault of one listener is its own
+        report(error); // a fault of one listener is its own
       }
     }
   }
@@ -238,7 +238,7 @@ export class View {
         if (!entries.length) this.#told.set(conv, before - 1); // it is not held any more
       }
     } catch (error) {
-      reportError(error);
+      report(error);
     } finally {
       if (history === this.#history) this.#repairing.delete(conv);
     }
@@ -353,12 +353,6 @@ export class View {
     const code = status.state === 'stopped' ? status.error?.code : undefined;
     if (code === 'unauthenticated' || code === 'forbidden') this.emit('signed_out', { code, message: status.error?.message ?? '' });
   }
-}
-
-/** @param {unknown} error */
-function reportError(error) {
-  if (typeof globalThis.reportError === 'function') globalThis.reportError(error);
-  else queueMicrotask(() => { throw error; });
 }
 
 /** @param {Row} one @param {Row} other */
