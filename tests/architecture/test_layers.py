@@ -58,7 +58,9 @@ LAYERS = {
     "chatd.client": 3,
     "chatd.routing.board_redis": 3,
     "chatd.routing.bus_redis": 3,
+    "chatd.routing.ear_redis": 3,
     "chatd.routing.handover": 3,
+    "chatd.routing.leases_redis": 3,
     "chatd.routing.members_redis": 3,
     "chatd.routing.proxying": 3,
     "chatd.routing.router": 3,
@@ -84,6 +86,11 @@ LAYERS = {
 }
 # One adapter in several files.
 ADAPTERS = {
+    "chatd.routing.board_redis": "chatd.store.redis",
+    "chatd.routing.bus_redis": "chatd.store.redis",
+    "chatd.routing.ear_redis": "chatd.store.redis",
+    "chatd.routing.leases_redis": "chatd.store.redis",
+    "chatd.routing.members_redis": "chatd.store.redis",
     "chatd.routing.handover": "chatd.routing.router",
     "chatd.routing.proxying": "chatd.routing.router",
     "chatd.routing.supervisor": "chatd.routing.router",

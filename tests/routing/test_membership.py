@@ -9,17 +9,19 @@ from typing import Any, cast
 
 import pytest
 import redis.asyncio as aioredis
+from redis.crc import key_slot
 from router_rig import PATIENCE_S, routing
 
 from chatd import app, protocol
 from chatd.client.wire import connect, websocket_url
 from chatd.errors import ConfigError
 from chatd.routing import membership
-from chatd.routing.members_redis import KEY, RedisMembers
+from chatd.routing.members_redis import RedisMembers
 from chatd.routing.membership import ABSENT_S, Known, Member, Membership
 from chatd.routing.ring import Ring
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
+from chatd.testing.redis_cluster import RedisCluster
 from chatd.testing.redis_server import RedisServer, free_port
 from chatd.testing.server import ChatServer
 from chatd.testing.speaker import Speaker
@@ -70,6 +72,12 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as servers:
+        yield servers
+
+
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything ten times as fast."""
@@ -86,15 +94,30 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def test_a_note_in_redis_lasts_as_long_as_its_lease(redis: RedisServer) -> None:
-    members = RedisMembers(redis.url)
+    await _notes_last(redis.url, redis)
+
+
+async def test_a_note_in_a_cluster_lasts_as_long_as_its_lease_wherever_its_slot_goes(cluster: RedisCluster) -> None:
+    members = RedisMembers(cluster.url)
+    slot = key_slot(members.key.encode())
+    await members.renew(A, 30.0)
+    await asyncio.to_thread(cluster.move, slot)
+    assert await members.look() == _by_address(A)
+    await members.resign(A)
+    await members.close()
+    await _notes_last(cluster.url, cluster.servers[cluster.owner(slot)])
+
+
+async def _notes_last(url: str, holder: RedisServer) -> None:
+    members = RedisMembers(url)
     again = Member(A.address, 3, "2")
     await members.renew(A, 0.5)
     await members.renew(B, 30.0)
     assert await members.look() == _by_address(A, B)
     await members.renew(again, 30.0)
     assert await members.look() == _by_address(again, B)
-    async with aioredis.Redis.from_url(redis.url) as client:
-        await client.zadd(KEY, {"nonsense": 1e12, '["http://c:1", 0, ""]': 1e12})
+    async with aioredis.Redis.from_url(holder.url) as client:
+        await client.zadd(members.key, {"nonsense": 1e12, '["http://c:1", 0, ""]': 1e12})
     assert await members.look() == _by_address(again, B)
     await members.resign(again)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
 import pytest
+from bus_rig import PATIENCE_S, End, until_true
 
 from chatd.client import Client, MessageEvent, PresenceEvent
 from chatd.errors import StartError, Unavailable
@@ -15,73 +16,18 @@ from chatd.routing.board_redis import RedisBoard
 from chatd.routing.bus_redis import RedisBus
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
+from chatd.testing.redis_cluster import RedisCluster
 from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import ChatServer
 
-PATIENCE_S = 20.0
+
+@pytest.fixture(scope="module", params=["one server", "a cluster"])
+def redis(request: pytest.FixtureRequest) -> Iterator[RedisServer | RedisCluster]:
+    with RedisServer() if request.param == "one server" else RedisCluster() as servers:
+        yield servers
 
 
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-class End:
-    """One end of the bus, and what it heard."""
-
-    def __init__(self, url: str, *, hints_max: int = 1_000) -> None:
-        self.metrics = Metrics()
-        self.bus = RedisBus(url, self.metrics, publish_hints_max=hints_max)
-        self.heard: list[tuple[str, bytes]] = []
-        self.gaps = 0
-        self.changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> End:
-        await self.bus.open(self._hint, self._gap)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.bus.close()
-
-    def _hint(self, user: str, letter: bytes) -> None:
-        self.heard.append((user, letter))
-        self._tell()
-
-    def _gap(self) -> None:
-        self.gaps += 1
-        self._tell()
-
-    def _tell(self) -> None:
-        async def tell() -> None:
-            async with self.changed:
-                self.changed.notify_all()
-
-        task = asyncio.get_running_loop().create_task(tell())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def until(self, heard: int = 0, gaps: int = 0) -> None:
-        async with asyncio.timeout(PATIENCE_S), self.changed:
-            await self.changed.wait_for(lambda: len(self.heard) >= heard and self.gaps >= gaps)
-
-    async def receivers(self, user: str, letter: bytes) -> int:
-        """Publish, and wait for how many heard it."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.bus.publish(user, letter, future.set_result)
-        async with asyncio.timeout(PATIENCE_S):
-            return await future
-
-
-async def until_true(ask: Callable[[], Awaitable[bool]]) -> None:
-    """Ask until the answer is yes."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await ask():  # noqa: ASYNC110 - it has to be asked: nothing tells
-            await asyncio.sleep(0.02)
-
-
-async def test_who_listens_hears_and_whoever_speaks_hears_how_many_did(redis: RedisServer) -> None:
+async def test_who_listens_hears_and_whoever_speaks_hears_how_many_did(redis: RedisServer | RedisCluster) -> None:
     async with End(redis.url) as one, End(redis.url) as two, End(redis.url) as three:
         assert await one.receivers("alice", b"nobody") == 0
         await two.bus.listen("alice")
@@ -102,7 +48,7 @@ async def test_who_listens_hears_and_whoever_speaks_hears_how_many_did(redis: Re
         assert one.heard == []
 
 
-async def test_many_at_once_keep_their_order_and_one_too_many_is_dropped(redis: RedisServer) -> None:
+async def test_many_at_once_keep_their_order_and_one_too_many_is_dropped(redis: RedisServer | RedisCluster) -> None:
     async with End(redis.url, hints_max=500) as one, End(redis.url) as two:
         await two.bus.listen("alice")
         for n in range(600):
@@ -112,7 +58,9 @@ async def test_many_at_once_keep_their_order_and_one_too_many_is_dropped(redis: 
         assert one.metrics.hints_dropped == 100
 
 
-async def test_forgetting_and_listening_again_in_one_breath_ends_in_listening(redis: RedisServer) -> None:
+async def test_forgetting_and_listening_again_in_one_breath_ends_in_listening(
+    redis: RedisServer | RedisCluster,
+) -> None:
     async with End(redis.url) as one, End(redis.url) as two:
         for _ in range(50):
             await two.bus.listen("alice")
@@ -123,14 +71,13 @@ async def test_forgetting_and_listening_again_in_one_breath_ends_in_listening(re
         assert two.heard[-1] == ("alice", b"last")
 
 
-async def test_who_gives_up_listening_hinders_nobody_else(redis: RedisServer) -> None:
+async def test_who_gives_up_listening_hinders_nobody_else(redis: RedisServer | RedisCluster) -> None:
     async with End(redis.url) as one, End(redis.url) as two:
         await two.bus.listen("bob")  # it is connected
-        async with two.bus._sending:
-            impatient = asyncio.create_task(two.bus.listen("alice"))
-            await asyncio.sleep(0)
-            impatient.cancel()
-            await asyncio.gather(impatient, return_exceptions=True)
+        impatient = asyncio.create_task(two.bus.listen("alice"))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
         await two.bus.listen("alice")
         assert await one.receivers("alice", b"heard") == 1
 
@@ -165,7 +112,7 @@ async def test_without_a_redis_it_does_not_start() -> None:
         await RedisBoard(url).open("p", 5.0)
 
 
-async def test_what_was_said_before_leaving_is_heard(redis: RedisServer) -> None:
+async def test_what_was_said_before_leaving_is_heard(redis: RedisServer | RedisCluster) -> None:
     async with End(redis.url) as one:
         await one.bus.listen("alice")
         async with End(redis.url) as two:
@@ -178,7 +125,7 @@ async def test_what_was_said_before_leaving_is_heard(redis: RedisServer) -> None
         await until_true(all_heard)
 
 
-async def test_a_note_ends_with_the_lease_of_its_process(redis: RedisServer) -> None:
+async def test_a_note_ends_with_the_lease_of_its_process(redis: RedisServer | RedisCluster) -> None:
     one, two = RedisBoard(redis.url), RedisBoard(redis.url)
     await one.open("one", 1.0)
     await two.open("two", 30.0)
@@ -205,7 +152,7 @@ async def test_a_note_ends_with_the_lease_of_its_process(redis: RedisServer) -> 
 
 
 @pytest.fixture
-async def pair(redis: RedisServer) -> AsyncIterator[tuple[ChatServer, ChatServer]]:
+async def pair(redis: RedisServer | RedisCluster) -> AsyncIterator[tuple[ChatServer, ChatServer]]:
     store = cast(Store, MemoryStore())
     settings = {"cluster.bus_url": redis.url, "presence.interval_s": 0.05, "presence.grace_s": 0.1}
     async with (

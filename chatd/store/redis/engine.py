@@ -115,6 +115,16 @@ class Engine:
         """Those that take writes, as far as is known."""
         return list(dict.fromkeys(self._slots)) if self.cluster else [self.home]
 
+    def server_of(self, key: bytes) -> Node:
+        """Where this key or channel is, as far as is known."""
+        return self._slots[key_slot(key)] if self.cluster else self.home
+
+    async def look_again(self) -> None:
+        """Ask a cluster which server has which slot. Raises: Unavailable – nobody answers, or a slot has no server."""
+        with self.call():
+            if self.cluster:
+                await self._look_around()
+
     def watch(self, on_restart: Callable[[Node], Awaitable[None]]) -> None:
         """Await this before anything is sent to a server that does not continue the one that is trusted there."""
         self._on_restart = on_restart
