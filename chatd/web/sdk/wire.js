@@ -33,7 +33,8 @@ export class Wire {
     this.#socket = socket;
     socket.addEventListener('open', () => this.#on?.open());
     socket.addEventListener('message', (event) => this.#on?.frame(event.data));
-    socket.addEventListener('error', () => {}); // close follows and says as much
+    // close follows at once and says as much, but in Node 20 not when the handshake failed
+    socket.addEventListener('error', () => setTimeout(() => this.#ended(1006, 'the connection was lost')));
     socket.addEventListener('close', ({ code, reason }) => this.#ended(code, reason || 'the connection was lost'));
   }
 
