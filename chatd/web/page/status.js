@@ -26,7 +26,8 @@ export function Status({ chat, onRestart }) {
     const timer = setInterval(() => setNowMs(Date.now()), 1_000);
     return () => clearInterval(timer);
   }, [waits]);
-  const name = !online && state !== 'live' && state !== 'stopped' ? 'offline' : state;
+  // The browser knows at once that it has no network; the socket only learns of it when nothing answers.
+  const name = !online && state !== 'stopped' ? 'offline' : state;
   // The seconds are for the eye: read out once a second they would drown everything else.
   const seconds = waits ? t('retryIn', { n: Math.max(0, Math.ceil((retryAtMs - nowMs) / 1_000)) }) : null;
   return html`

@@ -21,7 +21,7 @@ async function keepPage() {
 async function keepVersion(response) {
   const cache = await caches.open(KEPT);
   const page = await response.clone().text();
-  const named = [...page.matchAll(/(?:href|src)="(assets\/[^"]+)"/g)].map((one) => new URL(one[1], PLACE).href);
+  const named = [...new Set([...page.matchAll(/(?:href|src)="(assets\/[^"]+)"/g)].map((one) => new URL(one[1], PLACE).href))];
   const kept = new Set((await cache.keys()).map(({ url }) => url));
   await cache.addAll(named.filter((url) => !kept.has(url)));
   await cache.put(PLACE, response);

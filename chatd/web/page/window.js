@@ -1,7 +1,7 @@
 // The part of a log that is on the screen: a bounded run of messages that moves along the log, a page at a time. Pure.
 
-export const PAGE_MESSAGES = 50;
-export const WINDOW_MESSAGES_MAX = 200;
+export const PAGE_MESSAGES = 100;
+export const WINDOW_MESSAGES_MAX = 300;
 
 /** @typedef {{ seq: number, id?: string, from?: string, ts: number, body?: string, gone?: string, first?: number }} Entry */
 
