@@ -282,7 +282,10 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     bus_url: Annotated[
         str,
-        Meta(description='Redis that carries hints between the processes, as redis://host:6379/0; "": one process.'),
+        Meta(
+            description="Redis that carries hints between the processes, as store.redis_url has it: one server, any "
+            'one of a cluster, or sentinels; "": one process.'
+        ),
     ] = ""
     reconcile_s: Annotated[
         float,
@@ -296,7 +299,7 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         float, Meta(ge=1, le=300, description="A process that died without a word counts as dead after so long.")
     ] = 10.0
     publish_hints_max: Annotated[
-        int, Meta(ge=16, le=1_000_000, description="Hints that wait for the bus; one more is dropped.")
+        int, Meta(ge=16, le=1_000_000, description="Hints that wait for a server of the bus; one more is dropped.")
     ] = 10_000
     nodes: Annotated[
         tuple[str, ...],

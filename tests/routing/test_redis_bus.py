@@ -10,13 +10,14 @@ import pytest
 from bus_rig import PATIENCE_S, End, until_true
 
 from chatd.client import Client, MessageEvent, PresenceEvent
-from chatd.errors import StartError, Unavailable
+from chatd.errors import ConfigError, StartError, Unavailable
 from chatd.metrics import Metrics
 from chatd.routing.board_redis import RedisBoard
 from chatd.routing.bus_redis import RedisBus
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
 from chatd.testing.redis_cluster import RedisCluster
+from chatd.testing.redis_sentinel import RedisSentinel
 from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import ChatServer
 
@@ -101,6 +102,36 @@ async def test_after_a_loss_the_ear_is_back_by_itself_and_tells_of_the_gap() -> 
             await until_true(heard)
             await two.until(heard=1)
             assert two.heard[-1] == ("alice", b"back")
+
+
+async def test_who_asks_sentinels_is_at_the_new_master_after_a_failover() -> None:
+    with RedisSentinel(appendfsync=None) as redis:
+        async with End(redis.url) as one, End(redis.url) as two:
+            await two.bus.listen("alice")
+            board = RedisBoard(redis.url)
+            await board.open("one", 30.0)
+            await asyncio.to_thread(redis.fail_over)
+            await two.until(gaps=1)
+
+            async def heard() -> bool:
+                one.bus.publish("alice", b"back")
+                return ("alice", b"back") in two.heard
+
+            await until_true(heard)
+
+            async def alive() -> bool:
+                try:
+                    return await board.alive() == {"one"}
+                except Unavailable:
+                    return False
+
+            await until_true(alive)
+            await board.close()
+
+
+async def test_an_address_that_is_none_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.bus_url: write sentinel://"):
+        RedisBus("sentinel://nobody", Metrics(), publish_hints_max=16)
 
 
 async def test_without_a_redis_it_does_not_start() -> None:

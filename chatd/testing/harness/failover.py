@@ -1,7 +1,8 @@
 """``python -m chatd.testing.harness.failover``: the Redis below fails over and is resharded while all talk.
 
 ``--sentinel``: the master is killed and its replica takes its place; each commit waits for that replica. ``--cluster``:
-slots move between masters, and every other time a master is killed. After each, all that was answered must be there.
+slots move between masters, of conversations and of channels, for the cluster is the bus, too; every other time a master
+is killed. After each, all that was answered must be there.
 ``--lossy``: without waiting, everysec, and the replica is cut off before its master is killed, so that answered
 messages vanish: each device must be told of another history, and in none of them a seq names two bodies.
 """
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +26,8 @@ from msgspec import field
 from redis.crc import key_slot
 
 from chatd.errors import EXIT_FAILED
+from chatd.model import members_of
+from chatd.routing.bus_redis import PREFIX
 from chatd.settings import StoreSettings
 from chatd.testing.harness.cluster import AWAY, READY_POLL_S, SPREAD_S, KillableCluster
 from chatd.testing.harness.crowd import Talk
@@ -168,8 +172,13 @@ class FailoverHistory(History):
             await asyncio.to_thread(redis.rejoin)
             kills["master"] += 1
             return True
-        for conv in self._dice.sample(self._convs, 3):
-            await asyncio.to_thread(redis.move, self._slot(conv))
+        convs = self._dice.sample(self._convs, 3)
+        channels = [
+            key_slot(PREFIX + user.encode())
+            for user in dict.fromkeys(chain(*(members_of(conv) or () for conv in convs)))
+        ]
+        for slot in (*map(self._slot, convs), *channels):
+            await asyncio.to_thread(redis.move, slot)
             kills["slot moved"] += 1
         if not self._lossy and self._told.cycles % KILL_EVERY:
             return False
@@ -246,8 +255,10 @@ async def run(cycles: int, *, kind: str, seed: int, workers: int = 3, lossy: boo
     while summary.cycles < cycles:
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatd-failover-")))
-            redis, bus = _redis(kind), stack.enter_context(RedisServer())
+            redis = _redis(kind)
             stack.enter_context(redis)
+            # The cluster is its own bus, so that hints, too, go where their slots go.
+            bus = redis if isinstance(redis, RedisCluster) else stack.enter_context(RedisServer())
             cluster = FallibleCluster(directory, redis, workers, bus_url=bus.url, replicas=0 if lossy else 1)
             async with FailoverHistory(cluster, dice, summary, lossy=lossy) as history:
                 for _ in range(min(CYCLES_PER_HISTORY, cycles - summary.cycles)):
