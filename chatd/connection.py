@@ -264,6 +264,12 @@ class Connection:
             self._logs.read_on()
 
     async def _hello(self, frame: protocol.Hello) -> None:
+        """When thousands say it at once, only some are answered at a time: who is inside needs the store as well."""
+        async with self._services.catch_ups:
+            if not self._is_gone():
+                await self._greeted(frame)
+
+    async def _greeted(self, frame: protocol.Hello) -> None:
         services = self._services
         try:
             identity = await services.accounts.authenticate(frame.token)

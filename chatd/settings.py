@@ -176,8 +176,8 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         float, Meta(gt=0, le=300, description="After this a commit's outcome is unknown and is read back.")
     ] = 10.0
     catch_ups_max: Annotated[
-        int, Meta(ge=1, le=10_000, description="Devices that read the log at the same time; the others wait.")
-    ] = 64
+        int, Meta(ge=1, le=10_000, description="Devices that say hello or read the log at a time; the others wait.")
+    ] = 8
     connections_max: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Open sockets; beyond, a new one is closed with 1013.")
     ] = 50_000

@@ -34,6 +34,7 @@ WALK_ITEMS_MAX = 1_000
 WALK_EVERY_S = 30.0
 WALK_AGAIN_S = 5.0
 WALK_SPREAD_S = 30.0
+STORE_READS_MAX = 4  # at a time: what is due to thousands at once must not take the store from who writes
 STORE_AGAIN_S = 1.0
 STORE_AGAIN_S_MAX = 30.0
 CLOSE_S_MAX = 5.0
@@ -83,6 +84,7 @@ class Push:
         self._outbox = Outbox(pending_max=settings.pending_max, pending_per_user_max=settings.pending_per_user_max)
         self._clears: deque[tuple[str, str, int, frozenset[str]]] = deque(maxlen=CLEARS_MAX)
         self._marks = Marks(store)
+        self._reading = asyncio.Semaphore(STORE_READS_MAX)
         self._working: set[asyncio.Task[None]] = set()
         self.elsewhere = False  # whether users may be connected to other processes: see `received`
         self._wake = asyncio.Event()
@@ -256,9 +258,10 @@ class Push:
     async def _notify(self, entry: Entry) -> None:
         """Tell of one conversation, or find out that there is nothing to tell."""
         try:
-            owed = await self._store.owed(entry.conv, entry.user)
-            self._store_pause_s = STORE_AGAIN_S
-            targets = {} if owed.newest is None else await self.sender.targets(entry.user)
+            async with self._reading:
+                owed = await self._store.owed(entry.conv, entry.user)
+                self._store_pause_s = STORE_AGAIN_S
+                targets = {} if owed.newest is None else await self.sender.targets(entry.user)
             if owed.newest is None or not targets:
                 self._outbox.drop(entry, self._now_s())
                 return
