@@ -19,7 +19,8 @@ async def test_what_a_replica_had_to_have_is_there_when_it_is_the_master() -> No
 async def test_slots_move_and_a_master_of_a_cluster_dies_and_all_that_was_answered_is_there() -> None:
     summary = await run(2, kind="cluster", seed=4, workers=2)
     assert dict(summary.anomalies) == {}, str(summary)
-    assert (summary.kills["slot moved"], summary.kills["master"], summary.gone) == (6, 1, 0)
+    assert summary.kills["slot moved"] > 6  # three conversations a cycle, and the channels of their members
+    assert (summary.kills["master"], summary.gone) == (1, 0)
     assert summary.kept > 0
 
 
