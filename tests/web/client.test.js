@@ -133,7 +133,9 @@ test('a send refused for good fails, stays, and goes again or is forgotten', asy
 test('what cannot be sent is told at once and not stored', async () => {
   const { chat } = await begin();
   for (const [body, code] of [['', 'bad_frame'], ['a\0', 'bad_frame'], ['\ud800', 'bad_frame'], ['x'.repeat(16_385), 'too_large'], ['\u0001'.repeat(16_000), 'too_large']]) {
-    await assert.rejects(chat.send('bob', body).sent, { code });
+    const sending = chat.send('bob', body);
+    await assert.rejects(sending.sent, { code });
+    await assert.rejects(sending.stored, { code });
   }
   await assert.rejects(chat.send('no such name', 'a').sent, { code: 'bad_frame' });
   assert.deepEqual(chat.outbox(), []);

@@ -9,7 +9,7 @@ import { gzipSync } from 'node:zlib';
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const SDK = path.resolve(HERE, '../../chatd/web/sdk');
-const GZIP_BYTES_MAX = 27_000; // without comments, as the server serves it
+const GZIP_BYTES_MAX = 27_500; // without comments, as the server serves it
 const modules = readdirSync(SDK).filter((name) => name.endsWith('.js')).sort();
 
 test('tsc --noEmit --checkJs --strict', () => {

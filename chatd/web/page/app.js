@@ -27,6 +27,7 @@ function useRoute() {
   useEffect(() => {
     const moved = () => setAt(route());
     addEventListener('hashchange', moved);
+    moved(); // it may have changed since this was drawn
     return () => removeEventListener('hashchange', moved);
   }, []);
   return at;

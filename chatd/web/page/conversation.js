@@ -28,7 +28,7 @@ export function Conversation({ chat, me, peer, blocked, onBlock, children }) {
         <a class="button back" href="#/" aria-label=${t('back')}><span aria-hidden="true">‹</span></a>
         <${Avatar} user=${peer} presence=${presence} />
         <div class="who">
-          <h2 dir="auto">${peer === me ? t('notes') : peer}</h2>
+          <h1 dir="auto">${peer === me ? t('notes') : peer}</h1>
           <p class="there">${typing ? html`<em>${t('typing')}</em>` : presenceText(presence)}</p>
         </div>
         ${peer !== me && html`<button type="button" id="block" onClick=${() => (blocked ? onBlock(peer, false) : asking.current.showModal())}>

@@ -33,7 +33,7 @@ function lowest(log) {
 export function Log({ chat, me, peer, conv }) {
   const [, again] = useReducer((n) => n + 1, 0);
   const log = useRef(null);
-  const still = useRef({ atEnd: true, anchor: null, target: null });
+  const still = useRef({ atEnd: true, anchor: null, target: null, put: 0 });
   const row = () => chat.conversations().find((one) => one.conv === conv);
   const view = useMemo(() => new MessageWindow(
     (before, limit) => chat.messages(conv, { before, limit }),
@@ -45,11 +45,11 @@ export function Log({ chat, me, peer, conv }) {
   // A page that could not be had is asked for again by the next scroll, or when the connection is back.
   const quietly = (work) => work.then((changed) => changed && again(), () => {});
   const goEnd = () => {
-    still.current = { atEnd: true, anchor: null, target: null };
+    still.current = { atEnd: true, anchor: null, target: null, put: 0 };
     return view.atEnd ? (again(), Promise.resolve()) : quietly(view.openEnd());
   };
   const goTo = (seq) => {
-    still.current = { atEnd: false, anchor: null, target: seq };
+    still.current = { atEnd: false, anchor: null, target: seq, put: 0 };
     return quietly(view.openAt(seq));
   };
 
@@ -86,18 +86,21 @@ export function Log({ chat, me, peer, conv }) {
   // After each drawing, before the browser paints: what was looked at goes back to where it was.
   useLayoutEffect(() => {
     const box = log.current;
-    const { atEnd, anchor, target } = still.current;
+    const { atEnd, anchor, target, put } = still.current;
+    // Somebody may have scrolled since, of which the event is still to come: that is not taken back.
+    const scrolled = box.scrollTop - put;
+    const left = scrolled < -1 && box.scrollHeight - box.scrollTop - box.clientHeight > AT_END_PX;
     if (target !== null) {
       const one = box.querySelector(`[data-seq="${target}"]`);
       if (one) {
         box.scrollTop += one.getBoundingClientRect().top - box.getBoundingClientRect().top - 60;
         still.current.target = null;
       }
-    } else if (atEnd) {
+    } else if (atEnd && !left) {
       box.scrollTop = box.scrollHeight;
     } else if (anchor) {
       const one = box.querySelector(`[data-seq="${anchor.seq}"]`);
-      if (one) box.scrollTop += one.getBoundingClientRect().top - box.getBoundingClientRect().top - anchor.top;
+      if (one) box.scrollTop += one.getBoundingClientRect().top - box.getBoundingClientRect().top - (anchor.top - scrolled);
     }
     look();
   });
@@ -107,7 +110,7 @@ export function Log({ chat, me, peer, conv }) {
     if (!box || still.current.target !== null || !view.items.length) return;
     const below = box.scrollHeight - box.scrollTop - box.clientHeight;
     const atEnd = view.atEnd && below < AT_END_PX;
-    still.current = { atEnd, anchor: topmost(box), target: null };
+    still.current = { atEnd, anchor: topmost(box), target: null, put: box.scrollTop };
     if (atEnd && view.settle()) again();
     if (box.scrollTop < NEAR_PX) quietly(view.older());
     else if (below < NEAR_PX) quietly(view.newer());

@@ -47,39 +47,42 @@ export function Settings({ chat, account, blocks, onBlock, onEnded, onLanguage }
     use(null);
     onEnded();
   };
-  const flip = (on) => attempt(async () => setNotify(await switchNotifications(chat, on)));
+  const flip = async (on) => {
+    setNotify(on ? 'switching on' : 'switching off');
+    setNotify((await attempt(() => switchNotifications(chat, on))) ?? (on ? 'off' : 'on'));
+  };
   const show = (on) => attempt(async () => {
     await chat.http.setPrivacy({ lastSeen: on });
     setLastSeen(on);
   });
   return html`
     <section class="settings" aria-labelledby="settings-title">
-      <header><a class="button back" href="#/" aria-label=${t('back')}><span aria-hidden="true">‹</span></a><h2 id="settings-title">${t('settings')}</h2></header>
+      <header><a class="button back" href="#/" aria-label=${t('back')}><span aria-hidden="true">‹</span></a><h1 id="settings-title">${t('settings')}</h1></header>
       <div class="pages">
         <p role="alert" class="problem">${problem}</p>
-        <h3>${t('devices')}</h3>
+        <h2>${t('devices')}</h2>
         <ul class="plain-list" id="devices">
           ${devices.map(({ device, name, created, current }) => html`<li key=${device}>
             <span><bdi>${name || device}</bdi> <small>${current ? t('thisDevice') : t('since', { when: date(created) })}</small></span>
             ${!current && html`<button type="button" aria-label=${t('revokeName', { name: name || device })} onClick=${() => revoke(device)}>${t('revoke')}</button>`}
           </li>`)}
         </ul>
-        <h3>${t('notifications')}</h3>
+        <h2>${t('notifications')}</h2>
         ${notify === 'none' || notify === 'denied'
           ? html`<p>${t(notify === 'none' ? 'notifyNone' : 'notifyDenied')}</p>`
-          : html`<${Switch} id="notify" label=${t('notify')} on=${notify === 'on'} disabled=${notify === 'unknown'} onFlip=${flip} />`}
-        <h3>${t('privacy')}</h3>
+          : html`<${Switch} id="notify" label=${t('notify')} on=${notify === 'on' || notify === 'switching on'} disabled=${notify !== 'on' && notify !== 'off'} onFlip=${flip} />`}
+        <h2>${t('privacy')}</h2>
         <${Switch} id="last-seen" label=${t('lastSeenSwitch')} on=${lastSeen === true} disabled=${lastSeen === null} onFlip=${show} />
-        <h3>${t('blocked')}</h3>
+        <h2>${t('blocked')}</h2>
         ${blocks.length
           ? html`<ul class="plain-list">${blocks.map((user) => html`<li key=${user}><bdi>${user}</bdi>
               <button type="button" onClick=${() => attempt(() => onBlock(user, false))}>${t('unblock')}</button></li>`)}</ul>`
           : html`<p>${t('blockedNone')}</p>`}
-        <h3><label for="language">${t('language')}</label></h3>
+        <h2><label for="language">${t('language')}</label></h2>
         <select id="language" value=${language()} onChange=${(event) => { keepLanguage(event.currentTarget.value); onLanguage(); }}>
           ${Object.entries(LANGUAGES).map(([tag, name]) => html`<option key=${tag} value=${tag} lang=${tag}>${name}</option>`)}
         </select>
-        <h3>${t('account')}</h3>
+        <h2>${t('account')}</h2>
         <p>${t('signedInAs', { user: account.user })}</p>
         <p><button type="button" id="other" onClick=${other}>${t('otherAccount')}</button> <button type="button" id="leave" onClick=${leave}>${t('signOut')}</button></p>
       </div>

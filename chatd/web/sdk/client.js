@@ -317,8 +317,9 @@ export class Chatd {
     const entry = { id, ...(isUser(to) ? { to } : { conv: to }), body, at: Date.now() };
     const conv = laneOf(entry, this.#user);
     const sent = this.#view.answer(id, conv);
-    this.#adding = this.#adding.then(() => this.#add(entry));
-    return sending(this.#view, id, conv, sent);
+    const stored = this.#adding.then(() => this.#add(entry));
+    this.#adding = stored.catch(() => {});
+    return sending(this.#view, { id, conv, stored, sent });
   }
 
   /** @param {Omit<import('./storage.js').Unsent, 'order'>} entry */
@@ -330,6 +331,7 @@ export class Chatd {
       this.#stored(await this.#storage.add(entry));
     } catch (error) {
       this.#view.unanswered(entry.id, /** @type {Error} */ (error));
+      throw error;
     }
   }
 
@@ -348,7 +350,7 @@ export class Chatd {
     const sent = this.#view.answer(entry.id, conv);
     if (entry.id !== id) this.#forgotten(id);
     this.#stored(entry);
-    return sending(this.#view, entry.id, conv, sent);
+    return sending(this.#view, { id: entry.id, conv, stored: Promise.resolve(), sent });
   }
 
   /** Forget a failed message. Rejects with ChatdError `not_found`: no such one failed. @param {string} id */

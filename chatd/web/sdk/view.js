@@ -49,6 +49,7 @@ import { firstOf } from './watermarks.js';
 /** @typedef {{ conv: string, seq: number, ts: number }} Place */
 
 const REPAIR_ITEMS = 200;
+const EARLY_MAX = 10_000; // as many as an outbox holds
 
 export class View {
   #user;
@@ -71,6 +72,8 @@ export class View {
   #loaded = false;
   /** @type {Set<string> | null} */
   #gone = null; // what left the outbox while it is being read
+  /** @type {Map<string, string | null>} */
+  #early = new Map();
   #badge = 0;
   /** @type {Conversation[] | null} */
   #sorted = null;
@@ -157,6 +160,10 @@ export class View {
 
   /** A send is in the outbox. @param {Unsent} entry */
   added(entry) {
+    const early = this.#early.get(entry.id);
+    this.#early.delete(entry.id);
+    if (early === null) return; // another tab's connection was quicker than the word of it
+    if (early !== undefined) entry = { ...entry, failed: early };
     const known = this.#outbox.get(entry.id);
     const conv = this.convOfUnsent(entry);
     this.#outbox.set(entry.id, { ...entry, conv });
@@ -320,6 +327,7 @@ export class View {
   #settled({ id, conv, seq, ts }) {
     const entry = this.#outbox.get(id);
     this.#gone?.add(id);
+    if (!entry) this.#before(id, null);
     this.#outbox.delete(id);
     this.#answers.get(id)?.resolve({ conv, seq, ts });
     this.#answers.delete(id);
@@ -330,8 +338,18 @@ export class View {
   #refused({ id, code, message }) {
     const entry = this.#outbox.get(id);
     if (entry) this.#outbox.set(id, { ...entry, failed: code });
+    else this.#before(id, code);
     this.unanswered(id, new ChatdError(code, message));
     if (entry) this.emit('outbox', { conv: entry.conv, id, change: 'failed', failed: code });
+  }
+
+  /** An answer came before the word that the send is in the outbox. @param {string} id @param {string | null} failed */
+  #before(id, failed) {
+    this.#early.set(id, failed);
+    for (const oldest of this.#early.keys()) {
+      if (this.#early.size <= EARLY_MAX) break;
+      this.#early.delete(oldest);
+    }
   }
 
   /** A send left the outbox and this tab was not told how: it is in the log, or it was given up. @param {string} id @param {string} conv */
