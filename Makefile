@@ -69,7 +69,7 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	@touch $@
 
 # Tests run against real programs. Root gets the Debian packages, whose services are kept from starting; anybody else a line.
-PROGRAMS = redis-server nginx haproxy chromium
+PROGRAMS = redis-server nginx haproxy chromium npm
 programs:
 	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v $$one >/dev/null || echo $$one; done); \
 	if [ -z "$$missing" ]; then exit; fi; \

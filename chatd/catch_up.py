@@ -251,7 +251,8 @@ class CatchUp:
                 hint = self._unsure.pop((conv, user))
                 marks = list(view.devices.values()) if user == self._user else [view.peer]
                 known = _larger(hint, max(m.delivered for m in marks), max(m.read for m in marks)) if marks else hint
-                self._keep_floor(conv, user, 0, 0)
+                if self._floors is not None and (conv, user) not in self._floors:  # else a listing told it
+                    self._keep_floor(conv, user, 0, 0)
                 self.receipt(known, protocol.encode(_receipt(known)))
         except (Refusal, OutcomeUnknown) as exc:  # they are maxima: the next receipt or listing tells them
             log.warning("receipts_wait", user=self._user, device=self._device, error=str(exc))

@@ -8,7 +8,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from chatd.testing.redis_server import START_S, Appendfsync, RedisServer, free_port
+from chatd.testing.ports import free_port
+from chatd.testing.redis_server import START_S, Appendfsync, RedisServer
 
 SLOTS = 16_384
 POLL_S = 0.02
@@ -36,6 +37,7 @@ class RedisCluster:
         self._options["cluster-replica-validity-factor"] = "0"  # one that was cut off for long is good enough
         self._options["cluster-allow-replica-migration"] = "no"
         self._options["repl-diskless-sync-delay"] = "0"
+        self._options["repl-ping-replica-period"] = "1"  # seconds: a replica has something to confirm soon
         self._appendfsync = appendfsync
         self.servers = [self._server() for _ in range(masters * (1 + replicas))]
 
@@ -117,10 +119,14 @@ class RedisCluster:
         return len(views) == 1
 
     def _in_step(self) -> bool:
-        """Whether each master that runs has its replica, which has all that it has, if they have replicas."""
+        """Whether each master that runs has its replica, which has all that it has, if they have replicas.
+
+        A replica is fed, and so confirms what comes, only after it has spoken up for the first time since it was filled,
+        which it does once a second.
+        """
         told = [self.command(number, "INFO", "replication") for number in self.running]
         replicas = sum("role:slave" in one and "master_link_status:up" in one for one in told)
-        online = sum("state=online" in one for one in told)
+        online = sum("state=online" in one and "offset=0," not in one for one in told)
         return replicas == online == (self._masters if self._replicas else 0)
 
     def command(self, number: int, *args: str | int) -> Any:
@@ -144,7 +150,11 @@ class RedisCluster:
         return next(ports.index(master[1]) for first, last, master, *_ in ranges if first <= slot <= last)
 
     def move(self, slot: int, target: int | None = None) -> None:
-        """Move a slot with all its keys from one server to the next, as a resharding does, step by step."""
+        """Move a slot with all its keys from one server to the next, as a resharding does, step by step.
+
+        Raises: RuntimeError – the servers do not agree on who has it.
+        """
+        self._until(self._agree, "the servers do not agree on their slots")
         source, masters = self.owner(slot), self.masters
         if target is None:
             target = masters[(masters.index(source) + 1) % len(masters)]
@@ -154,7 +164,8 @@ class RedisCluster:
         while keys := self.command(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             port = self.servers[target].port
             self.command(source, "MIGRATE", "127.0.0.1", port, "", 0, 5_000, "KEYS", *keys)
-        for number in (target, source):
+        others = [number for number in masters if number not in ids]
+        for number in (target, source, *others):
             self.command(number, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
     def fail_over(self, number: int) -> None:

@@ -23,20 +23,14 @@ from typing import Any, Literal
 
 import redis
 
+from chatd.testing.ports import free_port
+
 Appendfsync = Literal["always", "everysec", "no"]
 
 BINARY = "redis-server"
 MISSING = "no redis-server on the PATH: install it (Debian: apt-get install redis-server)"
 START_S = 20.0
 POLL_S = 0.01
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:

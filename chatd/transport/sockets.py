@@ -104,7 +104,9 @@ class Sockets:
             accept, chosen = self._checked(request)
         except Refusal as exc:
             return problem(exc)
-        await self._turnstile.turn()
+        await self._turnstile.turn(lambda: request.transport is None or request.transport.is_closing())
+        if self.draining:
+            return problem(Unavailable("the server is stopping", retry_after_ms=1_000))
         transport, handler = request.transport, request.protocol
         if transport is None:  # not isinstance: uvloop's transports are no subclass of asyncio.Transport
             return problem(InternalError("the connection went away"))

@@ -10,7 +10,8 @@ from collections.abc import Callable
 class Turnstile:
     """Lets ``per_s`` through a second, in the order in which they came; ``burst`` at once after a quiet time.
 
-    ``now_s`` is monotonic. Who does not want in any more is skipped and costs no turn.
+    ``now_s`` is monotonic. Who is gone by then is skipped and costs no turn: else a queue longer than its clients'
+    patience would let in nobody but those who have left.
     """
 
     def __init__(self, per_s: float, burst: int, *, now_s: Callable[[], float]) -> None:
@@ -18,19 +19,19 @@ class Turnstile:
         self._credit_s = (burst - 1) * self._each_s
         self._now_s = now_s
         self._next_s = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], Callable[[], bool]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
-    async def turn(self) -> None:
-        """Wait for one's turn."""
+    async def turn(self, gone: Callable[[], bool]) -> None:
+        """Wait for one's turn. ``gone``: whether who waits has left."""
         if self._timer is None and self._free():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.append((turn, gone))
         if self._timer is None:
             self._arm()
         await turn
@@ -50,10 +51,11 @@ class Turnstile:
     def _let_in(self) -> None:
         self._timer = None
         while self._waiting:
-            if self._waiting[0].done():  # it was cancelled
-                self._waiting.popleft()
-            elif self._free():
-                self._waiting.popleft().set_result(None)
-            else:
+            turn, gone = self._waiting[0]
+            left = turn.done() or gone()  # it was cancelled, or its client is not there any more
+            if not left and not self._free():
                 self._arm()
                 return
+            self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)

@@ -13,7 +13,8 @@ from chatd.settings import StoreSettings
 from chatd.store.redis.arriving import RedisTarget
 from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.leaving import SqliteSource
-from chatd.testing.redis_server import RedisServer, free_port
+from chatd.testing.ports import free_port
+from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import ChatServer
 
 PATIENCE_S = 20.0

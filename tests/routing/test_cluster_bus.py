@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from bus_rig import PATIENCE_S, End, until_true
+from client_rig import messages_of
 from redis.crc import key_slot
 
-from chatd.client import Client, MessageEvent, PresenceEvent
+from chatd.client import Client, PresenceEvent
 from chatd.routing.board_redis import RedisBoard
 from chatd.routing.bus_redis import PREFIX
 from chatd.testing.redis_cluster import RedisCluster
@@ -95,17 +96,6 @@ async def test_a_killed_master_is_followed_to_its_replica(cluster: RedisCluster,
     await board.close()
 
 
-async def _log(client: Client, count: int) -> list[MessageEvent]:
-    found: list[MessageEvent] = []
-    async with asyncio.timeout(PATIENCE_S):
-        async for event in client.events():
-            if isinstance(event, MessageEvent):
-                found.append(event)
-                if len(found) == count:
-                    break
-    return found
-
-
 async def test_two_servers_with_everything_on_one_cluster_are_one_while_slots_move(cluster: RedisCluster) -> None:
     settings = {"cluster.bus_url": cluster.url, "presence.interval_s": 0.05, "presence.grace_s": 0.1}
     async with (
@@ -123,7 +113,7 @@ async def test_two_servers_with_everything_on_one_cluster_are_one_while_slots_mo
                         await asyncio.to_thread(cluster.move, _slot(user))
                 await alice.send("bob", f"a{n}")
                 await bob.send("alice", f"b{n}")
-            logs = await asyncio.gather(_log(alice, 200), _log(bob, 200))
+            logs = await asyncio.gather(messages_of(alice, 200), messages_of(bob, 200))
             assert [m.seq for m in logs[0]] == list(range(1, 201))
             assert [m.id for m in logs[0]] == [m.id for m in logs[1]]
             alice.watch("bob")

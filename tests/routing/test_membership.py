@@ -21,8 +21,9 @@ from chatd.routing.membership import ABSENT_S, Known, Member, Membership
 from chatd.routing.ring import Ring
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
+from chatd.testing.ports import free_port
 from chatd.testing.redis_cluster import RedisCluster
-from chatd.testing.redis_server import RedisServer, free_port
+from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import ChatServer
 from chatd.testing.speaker import Speaker
 

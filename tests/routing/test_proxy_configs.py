@@ -17,7 +17,7 @@ import pytest
 from chatd import protocol
 from chatd.client.wire import WireClosed, connect, websocket_url
 from chatd.testing import ChatServer
-from chatd.testing.redis_server import free_port
+from chatd.testing.ports import free_port
 from chatd.testing.speaker import Speaker
 
 CONFIG = Path(__file__).parent.parent.parent / "config"

@@ -5,24 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 
-from chatd.client import Client, MessageEvent
+from client_rig import PATIENCE_S, messages_of
+
+from chatd.client import Client
 from chatd.testing.proxy import Proxy
 from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import ChatServer
 
 AWAY_S = float(os.environ.get("CHATD_TEST_AWAY_S", "3"))
-PATIENCE_S = 60.0
-
-
-async def log(client: Client, count: int) -> list[MessageEvent]:
-    found: list[MessageEvent] = []
-    async with asyncio.timeout(PATIENCE_S):
-        async for event in client.events():
-            if isinstance(event, MessageEvent):
-                found.append(event)
-                if len(found) == count:
-                    break
-    return found
 
 
 async def test_what_is_written_meanwhile_is_kept_and_arrives_once_and_in_order() -> None:
@@ -40,7 +30,7 @@ async def test_what_is_written_meanwhile_is_kept_and_arrives_once_and_in_order()
                     Client(two.url, token=tokens["bob"], user="bob") as bob,
                 ):
                     handles = [await alice.send("bob", f"before {n}") for n in range(50)]
-                    assert len(await log(bob, 50)) == 50
+                    assert len(await messages_of(bob, 50)) == 50
                     proxy.refuse(True)
                     proxy.cut()
                     end_s = asyncio.get_running_loop().time() + AWAY_S
@@ -54,6 +44,6 @@ async def test_what_is_written_meanwhile_is_kept_and_arrives_once_and_in_order()
                     async with asyncio.timeout(PATIENCE_S):
                         sent = [await handle.sent() for handle in handles]
                     assert [one.seq for one in sent] == list(range(1, len(handles) + 1))
-                    rest = await log(bob, len(handles) - 50)
+                    rest = await messages_of(bob, len(handles) - 50)
                     assert [message.seq for message in rest] == list(range(51, len(handles) + 1))
                     assert [message.id for message in rest] == [handle.id for handle in handles[50:]]

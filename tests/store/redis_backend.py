@@ -117,3 +117,14 @@ async def redis_backend(url: str, *, lands: bool = True) -> AsyncIterator[RedisB
         yield backend
     finally:
         await backend.close()
+
+
+@asynccontextmanager
+async def opened(url: str, prefix: str | None = None, **values: Any) -> AsyncIterator[RedisStore]:
+    """A store over this Redis, for a while."""
+    store = RedisStore(redis_settings(url, prefix, **values))
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()

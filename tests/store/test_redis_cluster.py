@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from redis.crc import key_slot
-from redis_backend import redis_backend, redis_settings
+from redis_backend import opened, redis_backend
 
 from chatd.errors import OutcomeUnknown, Unavailable
 from chatd.model import Appended
@@ -32,16 +31,6 @@ async def test_an_unknown_outcome_that_was_not_stored(chatd_redis_cluster: Redis
 
 
 CONV = "alice:bob"
-
-
-@asynccontextmanager
-async def opened(url: str, prefix: str | None = None, **values: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_settings(url, prefix, **values))
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture

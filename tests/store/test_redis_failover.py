@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 from redis.crc import key_slot
-from redis_backend import redis_settings
+from redis_backend import opened as opened_at
 
 from chatd.errors import OutcomeUnknown, StoreBroken, Unavailable
 from chatd.model import Appended, Draft
@@ -23,17 +23,8 @@ from chatd.testing.redis_server import RedisServer
 
 CONV = "alice:bob"
 AGAIN_S = 0.02
-CONFIRMED: dict[str, Any] = {"redis_replicas": 1, "redis_timeout_s": 0.4}
-
-
-@asynccontextmanager
-async def opened(url: str, prefix: str = "x:", **values: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(redis_settings(url, prefix, **values))
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
+opened = partial(opened_at, prefix="x:")  # one and the same store each time
+CONFIRMED: dict[str, Any] = {"redis_replicas": 1, "redis_timeout_s": 1.0}
 
 
 @pytest.fixture

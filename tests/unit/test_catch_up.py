@@ -127,3 +127,38 @@ async def test_a_late_hint_of_another_process_takes_no_mark_back_that_was_told_e
     assert catch_up.receipt(*of_bob(8))
     assert told(wire) == [7, 8]
     assert asked == [("alice:bob", "alice")]
+
+
+async def test_a_listing_that_ends_while_a_mark_is_asked_for_is_not_taken_back() -> None:
+    wire = Wire()
+    session = Session(LIMITS, hello_s=5.0, now_s=0.0)
+    session.step(Event.HELLO)
+    session.step(Event.ACCEPTED)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    class Store:
+        pages = iter([(), (view(peer_delivered=7),)])
+
+        async def conversations(self, *args: Any, **kwargs: Any) -> ConversationPage:
+            return ConversationPage(next(self.pages), since="s1")
+
+        async def marks(self, conv: str, user: str) -> MarksView:
+            asked.set()
+            await answered.wait()
+            return MarksView(conv, 9, devices={}, peer=Marks(delivered=6, read=0))  # read before the listing was
+
+    services: Any = SimpleNamespace(
+        exchange=object(),
+        settings=SimpleNamespace(limits=LIMITS),
+        store=Store(),
+        metrics=Metrics(),
+        catch_ups=asyncio.Semaphore(1),
+    )
+    catch_up = CatchUp(services, wire, session)
+    await catch_up.open("alice", "d", "s0")
+    assert catch_up.receipt(*of_bob(5))
+    await asked.wait()
+    await catch_up.conversations(protocol.Conversations(limit=10))
+    answered.set()
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+    assert told(wire) == [7]

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import sys
 
-from chatd.errors import EXIT_FAILED
 from chatd.testing.harness.run import run
 from chatd.testing.killing import PLANTS
 
@@ -19,10 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plant", choices=PLANTS, help="put this bug into the server and stop when it is found")
     args = parser.parse_args(argv)
     summary = asyncio.run(run(args.cycles, seed=args.seed, plant=args.plant, stop_when_found=args.plant is not None))
-    sys.stdout.write(f"{summary}\n")
-    for examples in summary.examples.values():
-        sys.stdout.writelines(f"  {line}\n" for line in examples)
-    return EXIT_FAILED if summary.anomalies else 0
+    return summary.tell()
 
 
 if __name__ == "__main__":

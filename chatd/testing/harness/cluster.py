@@ -24,14 +24,14 @@ from typing import Generic, Protocol, TypeVar
 import aiohttp
 
 from chatd import settings
-from chatd.errors import EXIT_FAILED
 from chatd.store.redis import RedisStore
 from chatd.testing.harness.crowd import Talk
 from chatd.testing.harness.process import START_S_MAX, HarnessError, KillableServer, faults_in
 from chatd.testing.harness.run import CYCLES_PER_HISTORY, TALK_S_MAX, History, Summary
-from chatd.testing.harness.tokens import tokens_in
+from chatd.testing.harness.tokens import messages_in, tokens_in
 from chatd.testing.killing import Point
-from chatd.testing.redis_server import RedisServer, free_port
+from chatd.testing.ports import free_port
+from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import GENEROUS
 
 SPREAD_S = 0.005
@@ -210,12 +210,7 @@ class KillableRouter:
 
     async def counts(self) -> int:
         """See `Killable`."""
-        store = self._store()
-        await store.open()
-        try:
-            return (await store.counts()).messages
-        finally:
-            await store.close()
+        return await messages_in(self._store())
 
     def faults(self) -> list[str]:
         """See `Killable`. A worker that cannot start while Redis is away says so in one line, as it should."""
@@ -326,10 +321,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     summary = asyncio.run(run(args.cycles, seed=args.seed, workers=args.workers, router=args.router))
-    sys.stdout.write(f"{summary}\n")
-    for examples in summary.examples.values():
-        sys.stdout.writelines(f"  {line}\n" for line in examples)
-    return EXIT_FAILED if summary.anomalies else 0
+    return summary.tell()
 
 
 if __name__ == "__main__":

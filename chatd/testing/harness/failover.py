@@ -25,7 +25,6 @@ import aiohttp
 from msgspec import field
 from redis.crc import key_slot
 
-from chatd.errors import EXIT_FAILED
 from chatd.model import members_of
 from chatd.routing.bus_redis import PREFIX
 from chatd.settings import StoreSettings
@@ -279,10 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     summary = asyncio.run(run(args.cycles, kind=args.kind, seed=args.seed, workers=args.workers, lossy=args.lossy))
-    sys.stdout.write(f"{summary}\n")
-    for examples in summary.examples.values():
-        sys.stdout.writelines(f"  {line}\n" for line in examples)
-    return EXIT_FAILED if summary.anomalies else 0
+    return summary.tell()
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ import msgspec
 from chatd import settings
 from chatd.store.redis import RedisStore
 from chatd.testing.harness.process import START_S_MAX, HarnessError, faults_in
-from chatd.testing.harness.tokens import tokens_in
+from chatd.testing.harness.tokens import messages_in, tokens_in
 from chatd.testing.killing import Point
-from chatd.testing.redis_server import RedisServer, free_port
+from chatd.testing.ports import free_port
+from chatd.testing.redis_server import RedisServer
 from chatd.testing.server import GENEROUS
 
 POLL_S = 0.05
@@ -166,12 +167,7 @@ class Programs:
 
     async def counts(self) -> int:
         """See `Killable`."""
-        store = self._store()
-        await store.open()
-        try:
-            return (await store.counts()).messages
-        finally:
-            await store.close()
+        return await messages_in(self._store())
 
     def faults(self) -> list[str]:
         """See `Killable`."""

@@ -23,7 +23,6 @@ from msgspec import field
 
 from chatd.client import Client
 from chatd.client.events import CaughtUpEvent, DisconnectedEvent
-from chatd.errors import EXIT_FAILED
 from chatd.routing.ring import Ring
 from chatd.testing.harness.crowd import Talk
 from chatd.testing.harness.process import HarnessError
@@ -293,11 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     made = run(args.changes, args.restarts, seed=args.seed, passengers=args.passengers, workers=args.workers)
     summaries = asyncio.run(made)
-    for summary in summaries:
-        sys.stdout.write(f"{summary}\n")
-        for examples in summary.examples.values():
-            sys.stdout.writelines(f"  {line}\n" for line in examples)
-    return EXIT_FAILED if any(summary.anomalies for summary in summaries) else 0
+    return max(summary.tell() for summary in summaries)
 
 
 if __name__ == "__main__":

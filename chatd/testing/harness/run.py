@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ import aiohttp
 from msgspec import Struct, field
 
 from chatd import protocol
+from chatd.errors import EXIT_FAILED
 from chatd.testing.harness.crowd import Device, Talk, conversations
 from chatd.testing.harness.process import HarnessError, KillableServer
 from chatd.testing.harness.raw import RawDevice
@@ -56,6 +58,13 @@ class Summary(Struct):
         examples = self.examples.setdefault(kind, [])
         if len(examples) < EXAMPLES_MAX:
             examples.append(f"{kind}: {where}: {detail}" if detail else f"{kind}: {where}")
+
+    def tell(self) -> int:
+        """Print it, with its examples. Returns: the exit code, 1 if there was an anomaly."""
+        sys.stdout.write(f"{self}\n")
+        for examples in self.examples.values():
+            sys.stdout.writelines(f"  {line}\n" for line in examples)
+        return EXIT_FAILED if self.anomalies else 0
 
     def __str__(self) -> str:
         kills = ", ".join(f"{point} {count}" for point, count in sorted(self.kills.items()))

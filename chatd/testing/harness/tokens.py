@@ -1,4 +1,4 @@
-"""The users of a run and their devices, made in the store while nothing serves."""
+"""What a run makes in a store while nothing serves, its users and their devices, and what it counts there."""
 
 from __future__ import annotations
 
@@ -36,4 +36,13 @@ async def tokens_in(store: Store, users: Sequence[str], devices: Sequence[str]) 
         return {(user, name): await accounts.issue_token(user, name) for user in users for name in devices}
     finally:
         passwords.close()
+        await store.close()
+
+
+async def messages_in(store: Store) -> int:
+    """How many messages a store has; it is opened for that."""
+    await store.open()
+    try:
+        return (await store.counts()).messages
+    finally:
         await store.close()

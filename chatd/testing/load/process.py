@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chatd.errors import ChatdError
+from chatd.testing.ports import free_port
 
 SERVE: tuple[str, ...] = (sys.executable, "-m", "chatd", "serve")
 START_S_MAX = 30.0
@@ -49,7 +50,7 @@ class ServerProcess:
     def __init__(
         self, directory: Path, command: Sequence[str] = SERVE, settings: Mapping[str, str] | None = None
     ) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.start_ms = 0.0
         self._command = command
         self._log = directory / "log"
@@ -154,13 +155,6 @@ def rss_by_part(server: ServerProcess) -> dict[str, int]:
 def _row(pid: int, name: str, key: str) -> str:
     lines = Path(f"/proc/{pid}/{name}").read_text("ascii").splitlines()
     return next(line[len(key) :] for line in lines if line.startswith(key))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:
