@@ -121,8 +121,8 @@ class RedisCluster:
     def _in_step(self) -> bool:
         """Whether each master that runs has its replica, which has all that it has, if they have replicas.
 
-        A replica is fed, and so confirms what comes, only after it has spoken up for the first time since it was filled,
-        which it does once a second.
+        A replica is fed, and so confirms what comes, only after it has spoken up once since it was filled,
+        which takes it a second at most.
         """
         told = [self.command(number, "INFO", "replication") for number in self.running]
         replicas = sum("role:slave" in one and "master_link_status:up" in one for one in told)
