@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 from bus_rig import PATIENCE_S, End, until_true
+from client_rig import messages_of
 
-from chatd.client import Client, MessageEvent, PresenceEvent
+from chatd.client import Client, PresenceEvent
 from chatd.errors import ConfigError, StartError, Unavailable
 from chatd.metrics import Metrics
 from chatd.routing.board_redis import RedisBoard
@@ -185,7 +186,12 @@ async def test_a_note_ends_with_the_lease_of_its_process(redis: RedisServer | Re
 @pytest.fixture
 async def pair(redis: RedisServer | RedisCluster) -> AsyncIterator[tuple[ChatServer, ChatServer]]:
     store = cast(Store, MemoryStore())
-    settings = {"cluster.bus_url": redis.url, "presence.interval_s": 0.05, "presence.grace_s": 0.1}
+    settings = {
+        "cluster.bus_url": redis.url,
+        "presence.interval_s": 0.05,
+        "presence.grace_s": 0.1,
+        "limits.initial_history": 200,  # for who says hello for the first time when the other has sent already
+    }
     async with (
         ChatServer(users=["alice", "bob"], settings=settings, share=store) as one,
         ChatServer(settings=settings, share=store) as two,
@@ -203,7 +209,7 @@ async def test_two_servers_with_one_redis_are_one_to_their_clients(pair: tuple[C
         for n in range(100):
             await alice.send("bob", f"a{n}")
             await bob.send("alice", f"b{n}")
-        logs = await asyncio.gather(log(alice, 200), log(bob, 200))
+        logs = await asyncio.gather(messages_of(alice, 200), messages_of(bob, 200))
         assert [m.seq for m in logs[0]] == list(range(1, 201))
         assert [m.id for m in logs[0]] == [m.id for m in logs[1]]
         alice.watch("bob")
@@ -214,13 +220,3 @@ async def test_two_servers_with_one_redis_are_one_to_their_clients(pair: tuple[C
         async for event in alice.events():
             if isinstance(event, PresenceEvent) and event.state == "away":
                 break
-
-
-async def log(client: Client, count: int) -> list[MessageEvent]:
-    found: list[MessageEvent] = []
-    async for event in client.events():
-        if isinstance(event, MessageEvent):
-            found.append(event)
-            if len(found) == count:
-                break
-    return found
