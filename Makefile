@@ -69,9 +69,10 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	@touch $@
 
 # Tests run against real programs. Root gets the Debian packages, whose services are kept from starting; anybody else a line.
-PROGRAMS = redis-server nginx haproxy chromium npm
+# Each is a program, and behind a colon its package where that has another name.
+PROGRAMS = redis-server nginx haproxy caddy chromium npm prometheus fail2ban-client:fail2ban systemd-analyze:systemd
 programs:
-	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v $$one >/dev/null || echo $$one; done); \
+	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v "$${one%%:*}" >/dev/null || echo "$${one##*:}"; done); \
 	if [ -z "$$missing" ]; then exit; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "make: missing, and tests that need it will fail:" $$missing "(Debian: apt-get install" $$missing")" >&2; \

@@ -243,6 +243,7 @@ class Server:
             sends=sends,
             now_s=self._now_s,
             now_ms=self._now_ms,
+            now_us=lambda: time.time_ns() // 1_000,
             on_broken=self._store_broke,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)

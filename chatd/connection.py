@@ -64,7 +64,7 @@ class Connection:
         "_work",
         "device",
         "session",
-        "since_ms",
+        "since_us",
         "user",
         "watcher",
     )
@@ -77,7 +77,7 @@ class Connection:
         self._logs = CatchUp(services, wire, self.session)
         self.user = ""
         self.device = ""
-        self.since_ms = 0
+        self.since_us = 0
         self._welcomed = False
         self._leave: protocol.Goaway | None = None
         self._busy = False
@@ -276,10 +276,10 @@ class Connection:
             if self._is_gone():
                 return
             self.user, self.device = identity.user, identity.device
-            self.since_ms = services.now_ms()
+            self.since_us = services.now_us()
             services.delivery.add(self)
             if services.exchange is not None:
-                await services.exchange.joined(self.user, self.device, self.since_ms)
+                await services.exchange.joined(self.user, self.device, self.since_us)
             # Once more: a token that was revoked before the line above found no connection to close.
             identity = await services.accounts.authenticate(frame.token)
         except (Unauthenticated, Forbidden) as exc:

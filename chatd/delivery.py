@@ -27,8 +27,8 @@ class Recipient(Listener, Protocol):
         """A user's marks grew; ``payload`` is the frame."""
 
     @property
-    def since_ms(self) -> int:
-        """When it said hello, Unix ms."""
+    def since_us(self) -> int:
+        """When it said hello, Unix µs: two hellos may be less than a millisecond apart."""
 
     def reconcile(self) -> None:
         """Hints may have been lost: look into the store for what this device lacks."""
@@ -136,10 +136,10 @@ class Delivery:
                 self._metrics.receipts_sent += 1
                 one.receipt(grown, payload)
 
-    def replaced(self, user: str, device: str, at_ms: int) -> None:
+    def replaced(self, user: str, device: str, at_us: int) -> None:
         """A device connected to another process: an older connection of it here is closed."""
         one = self._users.get(user, {}).get(device)
-        if one is not None and one.since_ms < at_ms:
+        if one is not None and one.since_us < at_us:
             one.end(4409, protocol.CLOSE_CODES[4409].meaning)
 
     def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:

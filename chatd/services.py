@@ -34,7 +34,7 @@ class Wire(Protocol):
 
 
 class Services(Struct, frozen=True):
-    """What a connection needs of the server. ``now_s`` is monotonic, ``now_ms`` Unix time.
+    """What a connection needs of the server. ``now_s`` is monotonic; ``now_ms`` and ``now_us`` are Unix time.
 
     ``exchange``: with the other processes, if there are any. ``on_broken`` is told of a StoreBroken, whoever meets it.
     """
@@ -51,4 +51,5 @@ class Services(Struct, frozen=True):
     sends: Buckets
     now_s: Callable[[], float]
     now_ms: Callable[[], int]
+    now_us: Callable[[], int]
     on_broken: Callable[[StoreBroken], None]

@@ -100,14 +100,14 @@ class Exchange:
 
     # --- devices ----------------------------------------------------------------------------------------
 
-    async def joined(self, user: str, device: str, since_ms: int) -> None:
+    async def joined(self, user: str, device: str, since_us: int) -> None:
         """A device has come, and is about to read the store: from now on nothing may be missed.
 
-        ``since_ms``: when it said hello; its connections to other processes that are older than that end.
+        ``since_us``: when it said hello, in Unix µs; its connections to other processes that are older than that end.
         Raises: Unavailable – the bus is not there.
         """
         await self._bus.listen(user)
-        self._publish(user, ReplacedHint(device, since_ms))
+        self._publish(user, ReplacedHint(device, since_us))
 
     def left(self, user: str) -> None:
         """A device went."""
@@ -181,8 +181,8 @@ class Exchange:
                 self._presence.typed(user, conv, writer, on=on)
             case EndHint(device=device, code=code):
                 self._delivery.end(user, device, code)
-            case ReplacedHint(device=replaced, at_ms=at_ms):
-                self._delivery.replaced(user, replaced, at_ms)
+            case ReplacedHint(device=replaced, at_us=at_us):
+                self._delivery.replaced(user, replaced, at_us)
             case BlockedHint(peer=peer):
                 self._presence.blocked(user, peer)
             case PrivacyHint(shows_last_seen=on):

@@ -23,6 +23,15 @@ SHOWN_MAX = 300
 
 # Stored, that is safe from then on: also when the tab closes before anything is sent.
 SEND = """([peer, texts]) => Promise.all(texts.map((text) => chatd.send(peer, text).stored)).then(() => null)"""
+AT_END = """async () => {
+  document.querySelector('.jumps[data-end="false"] .to-end')?.click();
+  await new Promise(requestAnimationFrame);
+}"""
+SETTLED = """(head) => {
+  const row = chatd.conversations()[0];
+  return row?.head === head && row.unread === 0 && !chatd.outbox().length
+    && !document.querySelector('.tick:not([data-tick="read"])');
+}"""
 VIEW = """() => [...document.querySelectorAll('.message')].map((one) => [
   Number(one.dataset.seq), one.querySelector('.body').textContent, one.querySelector('.tick')?.dataset.tick ?? null])"""
 STORED = """async () => {
@@ -133,21 +142,20 @@ async def test_whatever_happens_both_see_the_server_s_log(
 
 
 async def _settled(people: list[Person], head: int) -> None:
-    """Until everything is sent, and read by both in the tabs that are open."""
-    for person in people:
-        for page in person.tabs:
+    """Until everything is sent, and read by both in the tabs that are open.
+
+    Everybody reads at the same time: what one has read turns the other's ticks.
+    """
+    tabs = [page for person in people for page in person.tabs]
+    waiting = tabs
+    async with asyncio.timeout(90):
+        for page in tabs:
             await is_live(page)
-            await page.bring_to_front()
-            await page.wait_for_function(
-                f"""() => {{
-                  const row = chatd.conversations()[0];
-                  document.querySelector('.jumps[data-end="false"] .to-end')?.click();
-                  return row?.head === {head} && row.unread === 0 && !chatd.outbox().length
-                    && !document.querySelector('.tick:not([data-tick="read"])');
-                }}""",
-                timeout=90_000,
-                polling=200,
-            )
+        while waiting:
+            for page in tabs:
+                await page.bring_to_front()
+                await page.evaluate(AT_END)
+            waiting = [page for page in tabs if not await page.evaluate(SETTLED, head)]
 
 
 async def _log(page: Page, head: int) -> list[list[Any]]:

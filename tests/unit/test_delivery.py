@@ -23,7 +23,7 @@ class Device:
         self.ended: list[int] = []
         self.watcher: Watcher | None = None
         self.full = False
-        self.since_ms = 0
+        self.since_us = 0
         self._delivery = delivery
         delivery.add(self)
 
@@ -111,6 +111,17 @@ def test_the_same_device_again_ends_the_older_connection(delivery: Delivery) -> 
     assert (old.ended, new.ended) == ([4409], [])
     delivery.remove(old)  # too late: another one has its place
     assert list(delivery.connected("alice")) == [new]
+
+
+def test_a_device_that_came_elsewhere_ends_what_is_older_by_a_microsecond_and_nothing_else(delivery: Delivery) -> None:
+    device = Device(delivery, "alice", "1")
+    device.since_us = 1_795_552_778_334_001
+    delivery.replaced("alice", "1", 1_795_552_778_334_001)
+    delivery.replaced("alice", "2", 1_795_552_778_334_002)
+    delivery.replaced("bob", "1", 1_795_552_778_334_002)
+    assert device.ended == []
+    delivery.replaced("alice", "1", 1_795_552_778_334_002)
+    assert device.ended == [4409]
 
 
 def test_a_user_has_at_most_so_many_connections_and_a_replacement_always_fits(delivery: Delivery) -> None:
