@@ -52,6 +52,7 @@ from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.door import Door, request_log
 from chatd.transport.sockets import Sockets
+from chatd.transport.turnstile import Turnstile
 from chatd.web.pages import Site
 
 KEEPALIVE_S = 15.0
@@ -387,7 +388,19 @@ class Server:
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         inside = cast(web.Server, runner.server)  # `setup` made it
-        return lambda head: Door(inside, head_s=self.settings.timing.head_s, doors=self._doors, head=head)
+        limits, head_s = self.settings.limits, self.settings.timing.head_s
+        proxies = parse_networks(self.settings.server.trusted_proxies)
+        turnstile = Turnstile(
+            limits.upgrades_per_s,
+            limits.upgrades_burst,
+            waiting_max=limits.connections_max,
+            waiting_per_address_max=limits.connects_burst,
+            now_s=self._now_s,
+        )
+        self._stack.callback(turnstile.close)
+        return lambda head: Door(
+            inside, head_s=head_s, doors=self._doors, turnstile=turnstile, proxies=proxies, head=head
+        )
 
     async def _serve_handed(self, path: Path) -> None:
         handover = Handover(path, await self._doorway(), on_view=self._on_view)

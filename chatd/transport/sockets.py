@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from chatd import protocol
-from chatd.errors import BadFrame, Forbidden, InternalError, Overloaded, RateLimited, Refusal, Unavailable
+from chatd.errors import BadFrame, Forbidden, InternalError, RateLimited, Refusal, Unavailable
 from chatd.limits import Buckets, Network, address_key
 from chatd.services import Services
 from chatd.transport.browser import origin_allowed
 from chatd.transport.problem import problem
-from chatd.transport.turnstile import Turnstile
 from chatd.transport.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ class Sockets:
         self._origins = origins
         self._proxies = proxies
         self._connects = Buckets(limits.connects_per_s, limits.connects_burst, ADDRESSES_MAX)
-        self._turnstile = Turnstile(limits.upgrades_per_s, limits.upgrades_burst, now_s=services.now_s)
         self._all: set[WebSocket] = set()
         self._timed: set[WebSocket] = set()
         self._dirty: list[WebSocket] = []
@@ -104,9 +102,6 @@ class Sockets:
             accept, chosen = self._checked(request)
         except Refusal as exc:
             return problem(exc)
-        await self._turnstile.turn(lambda: request.transport is None or request.transport.is_closing())
-        if self.draining:
-            return problem(Unavailable("the server is stopping", retry_after_ms=1_000))
         transport, handler = request.transport, request.protocol
         if transport is None:  # not isinstance: uvloop's transports are no subclass of asyncio.Transport
             return problem(InternalError("the connection went away"))
@@ -152,8 +147,6 @@ class Sockets:
             raise RateLimited("too many connections from this address", retry_after_ms=int(wait_s * 1000) + 1)
         if self.draining:
             raise Unavailable("the server is stopping", retry_after_ms=1_000)
-        if len(self._turnstile) >= self.services.settings.limits.connections_max:
-            raise Overloaded("too many connections wait to come in", retry_after_ms=5_000)
         accept = base64.b64encode(hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest())
         chosen = f"Sec-WebSocket-Protocol: {protocol.SUBPROTOCOL}\r\n".encode() if offered else b""
         return accept, chosen

@@ -3,38 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Entrant(Protocol):
+    """Who wants in."""
+
+    def enter(self) -> None:
+        """It is this one's turn. Raises nothing."""
 
 
 class Turnstile:
-    """Lets ``per_s`` through a second, in the order in which they came; ``burst`` at once after a quiet time.
+    """Lets ``per_s`` in each second, in the order in which they came; ``burst`` at once after a quiet time.
 
-    ``now_s`` is monotonic. Who is gone by then is skipped and costs no turn: else a queue longer than its clients'
-    patience would let in nobody but those who have left.
+    ``waiting_max`` may wait, and of one address ``waiting_per_address_max``, so that nobody fills the queue alone.
+    ``now_s`` is monotonic.
     """
 
-    def __init__(self, per_s: float, burst: int, *, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        per_s: float,
+        burst: int,
+        *,
+        waiting_max: int,
+        waiting_per_address_max: int,
+        now_s: Callable[[], float],
+    ) -> None:
         self._each_s = 1 / per_s
         self._credit_s = (burst - 1) * self._each_s
+        self._waiting_max = waiting_max
+        self._per_address_max = waiting_per_address_max
         self._now_s = now_s
         self._next_s = 0.0
-        self._waiting: deque[tuple[asyncio.Future[None], Callable[[], bool]]] = deque()
+        self._waiting: OrderedDict[Entrant, str] = OrderedDict()
+        self._addresses: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
-    async def turn(self, gone: Callable[[], bool]) -> None:
-        """Wait for one's turn. ``gone``: whether who waits has left."""
-        if self._timer is None and self._free():
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, gone))
+    @property
+    def full(self) -> bool:
+        """Whether nobody more may wait, wherever it comes from."""
+        return len(self._waiting) >= self._waiting_max
+
+    def come(self, entrant: Entrant, address: str) -> bool:
+        """Let it in, now or when it is its turn. False: too many wait, of its address or of all."""
+        if not self._waiting and self._free():
+            entrant.enter()
+            return True
+        if self.full or self._addresses[address] >= self._per_address_max:
+            return False
+        self._addresses[address] += 1
+        self._waiting[entrant] = address
         if self._timer is None:
             self._arm()
-        await turn
+        return True
+
+    def leave(self, entrant: Entrant) -> None:
+        """It waits no more, if it did, and costs no turn.
+
+        Else a queue longer than its clients' patience would let in nobody but those who have left.
+        """
+        address = self._waiting.pop(entrant, None)
+        if address is not None:
+            self._forget(address)
+
+    def close(self) -> None:
+        """Nobody who waits is let in any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._waiting.clear()
+        self._addresses.clear()
 
     def _free(self) -> bool:
         """Take a turn, if there is one now."""
@@ -50,12 +94,14 @@ class Turnstile:
 
     def _let_in(self) -> None:
         self._timer = None
-        while self._waiting:
-            turn, gone = self._waiting[0]
-            left = turn.done() or gone()  # it was cancelled, or its client is not there any more
-            if not left and not self._free():
-                self._arm()
-                return
-            self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        while self._waiting and self._free():
+            entrant, address = self._waiting.popitem(last=False)
+            self._forget(address)
+            entrant.enter()
+        if self._waiting:
+            self._arm()
+
+    def _forget(self, address: str) -> None:
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]

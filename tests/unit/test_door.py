@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from chatd.limits import parse_networks
 from chatd.transport.door import HEAD_BYTES_MAX, Door
+from chatd.transport.turnstile import Turnstile
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = b"GET /v1/ws?user=alice HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Inside(asyncio.Protocol):
@@ -28,33 +31,62 @@ class Inside(asyncio.Protocol):
         self.transport.write(b"in")
 
 
-class Rig:
-    """A listening door. ``made``: the protocols behind it."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0)
 
-    def __init__(self) -> None:
+
+class Rig:
+    """A listening door. ``made``: the protocols behind it. The turnstile's time stands still until a test moves it."""
+
+    def __init__(self, *, waiting_max: int = 100, per_address_max: int = 100, proxies: tuple[str, ...] = ()) -> None:
         self.made: list[Inside] = []
         self.doors: set[Door] = set()
         self.arrived = asyncio.Event()
         self.port = 0
+        self.now_s = 50.0
+        self.turnstile = Turnstile(
+            100.0, 1, waiting_max=waiting_max, waiting_per_address_max=per_address_max, now_s=lambda: self.now_s
+        )
+        self._proxies = parse_networks(proxies)
 
-    async def listen(self, head_s: float) -> asyncio.Server:
-        def door() -> Door:
-            self.arrived.set()
-            return Door(lambda: Inside(self.made), head_s=head_s, doors=self.doors)
+    def door(self, head: bytes = b"", *, head_s: float = 30.0) -> Door:
+        self.arrived.set()
+        return Door(
+            lambda: Inside(self.made),
+            head_s=head_s,
+            doors=self.doors,
+            turnstile=self.turnstile,
+            proxies=self._proxies,
+            head=head,
+        )
 
-        server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
+    async def listen(self, head_s: float = 30.0) -> asyncio.Server:
+        server = await asyncio.get_running_loop().create_server(lambda: self.door(head_s=head_s), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         return server
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def connect(self, first: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(first)
+        return reader, writer
+
+    async def waiting(self, count: int) -> None:
+        """So many wait for their turn; data have been read by then."""
+        await until(lambda: len(self.turnstile) == count)
+
+    def turns(self, count: int) -> None:
+        self.now_s += 0.0101 * count
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     one = Rig()
-    async with await one.listen(30.0):
+    async with await one.listen():
         yield one
+        one.turnstile.close()
 
 
 async def test_a_head_in_any_pieces_goes_inside_whole_with_what_follows_it(rig: Rig) -> None:
@@ -117,10 +149,8 @@ async def test_what_a_router_has_read_of_the_head_comes_first() -> None:
     rig = Rig()
     given = [HEAD + b"body", HEAD[:4]]
 
-    def door() -> Door:
-        return Door(lambda: Inside(rig.made), head_s=30.0, doors=rig.doors, head=given.pop(0))
-
-    async with await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0) as server:
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: rig.door(given.pop(0)), "127.0.0.1", 0) as server:
         rig.port = server.sockets[0].getsockname()[1]
         reader, whole = await rig.connect()
         assert await reader.readexactly(2) == b"in"
@@ -132,3 +162,145 @@ async def test_what_a_router_has_read_of_the_head_comes_first() -> None:
         whole.close()
         part.close()
     assert rig.doors == set()
+
+
+# --- a WebSocket's turn -----------------------------------------------------------------------------------
+
+
+async def test_websockets_enter_one_after_the_other_with_what_came_behind_their_heads(rig: Rig) -> None:
+    first, one = await rig.connect(UPGRADE)
+    assert await first.readexactly(2) == b"in"
+    second, two = await rig.connect(UPGRADE + b"early")
+    await rig.waiting(1)
+    assert len(rig.made) == 1
+    two.write(b"earlier")
+    rig.turns(1)
+    await until(lambda: len(rig.made) == 2 and rig.made[1].data == UPGRADE + b"earlyearlier")
+    assert await second.readexactly(2) == b"in"
+    assert rig.doors == set()
+    one.close()
+    two.close()
+
+
+async def test_other_requests_do_not_wait_behind_websockets(rig: Rig) -> None:
+    sockets = [await rig.connect(UPGRADE) for _ in range(4)]
+    await rig.waiting(3)
+    for path in (b"/livez", b"/v1/wsx", b"/v1/messages"):
+        reader, writer = await rig.connect(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        assert await reader.readexactly(2) == b"in"
+        writer.close()
+    assert len(rig.turnstile) == 3
+    for _, writer in sockets:
+        writer.close()
+
+
+async def test_who_leaves_while_it_waits_costs_no_turn_and_leaves_nothing(rig: Rig) -> None:
+    _, inside = await rig.connect(UPGRADE)
+    impatient = [await rig.connect(UPGRADE) for _ in range(20)]
+    await rig.waiting(20)
+    reader, writer = await rig.connect(UPGRADE)
+    await rig.waiting(21)
+    for _, one in impatient:
+        one.close()
+    await rig.waiting(1)
+    rig.turns(1)
+    assert await reader.readexactly(2) == b"in"
+    assert len(rig.made) == 2
+    assert rig.doors == set()
+    inside.close()
+    writer.close()
+
+
+async def test_what_comes_while_one_waits_is_bounded(rig: Rig) -> None:
+    _, inside = await rig.connect(UPGRADE)
+    reader, writer = await rig.connect(UPGRADE)
+    await rig.waiting(1)
+    writer.write(b"x" * HEAD_BYTES_MAX)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+    assert len(rig.turnstile) == 0
+    reader, at_once = await rig.connect(UPGRADE + b"x" * HEAD_BYTES_MAX)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+    assert len(rig.made) == 1
+    for one in (inside, writer, at_once):
+        one.close()
+
+
+async def test_too_many_of_one_address_are_answered_429_and_the_others_wait() -> None:
+    rig = Rig(per_address_max=2, proxies=("127.0.0.1",))
+    heads = [UPGRADE[:-2] + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % n for n in (1, 1, 1, 1, 2)]
+    async with await rig.listen():
+        sockets = []
+        for head, waiting in zip(heads, (0, 1, 2, 2, 3), strict=True):
+            sockets.append(await rig.connect(head))
+            await rig.waiting(waiting)
+            if waiting == 0:
+                assert await sockets[0][0].readexactly(2) == b"in"
+            elif len(sockets) == 4:
+                answer = await sockets[3][0].read()
+                assert answer.startswith(b"HTTP/1.1 429 ")
+                assert b"\r\nRetry-After: 1\r\n" in answer
+        for _, writer in sockets:
+            writer.close()
+        await rig.waiting(0)
+    assert rig.doors == set()
+
+
+async def test_an_address_of_its_own_choice_helps_nobody_without_a_trusted_proxy() -> None:
+    rig = Rig(per_address_max=1)
+    async with await rig.listen():
+        sockets = [await rig.connect(UPGRADE)]
+        assert await sockets[0][0].readexactly(2) == b"in"
+        sockets.append(await rig.connect(UPGRADE[:-2] + b"X-Forwarded-For: 192.0.2.1\r\n\r\n"))
+        await rig.waiting(1)
+        sockets.append(await rig.connect(UPGRADE[:-2] + b"X-Forwarded-For: 192.0.2.2\r\n\r\n"))
+        assert (await sockets[2][0].readline()).startswith(b"HTTP/1.1 429 ")
+        for _, writer in sockets:
+            writer.close()
+        await rig.waiting(0)
+
+
+async def test_a_full_queue_is_answered_503() -> None:
+    rig = Rig(waiting_max=1)
+    async with await rig.listen():
+        sockets = [await rig.connect(UPGRADE)]
+        assert await sockets[0][0].readexactly(2) == b"in"
+        sockets.append(await rig.connect(UPGRADE))
+        await rig.waiting(1)
+        sockets.append(await rig.connect(UPGRADE))
+        answer = await sockets[2][0].read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 5\r\n" in answer
+        for _, writer in sockets:
+            writer.close()
+        await rig.waiting(0)
+
+
+async def test_a_slow_head_takes_no_place_and_its_deadline_ends_with_it() -> None:
+    rig = Rig()
+    async with await rig.listen(0.2):
+        first, inside = await rig.connect(UPGRADE)
+        assert await first.readexactly(2) == b"in"
+        slow, writer = await rig.connect(UPGRADE[:-1])
+        patient, waits = await rig.connect(UPGRADE)
+        assert (await slow.read()).startswith(b"HTTP/1.1 408 ")  # the other one has waited about as long, and may
+        assert len(rig.turnstile) == 1
+        rig.turns(1)
+        assert await patient.readexactly(2) == b"in"
+        for one in (inside, writer, waits):
+            one.close()
+
+
+async def test_the_end_of_the_server_answers_who_waits_for_its_turn(rig: Rig) -> None:
+    first, inside = await rig.connect(UPGRADE)
+    assert await first.readexactly(2) == b"in"
+    reader, writer = await rig.connect(UPGRADE)
+    await rig.waiting(1)
+    for door in list(rig.doors):
+        door.cut()
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 1\r\n" in answer
+    assert len(rig.turnstile) == 0
+    assert len(rig.made) == 1
+    inside.close()
+    writer.close()
