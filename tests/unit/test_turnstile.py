@@ -106,10 +106,11 @@ async def test_one_address_does_not_fill_the_queue_and_gets_its_places_back() ->
 async def test_the_queue_has_an_end() -> None:
     crowd = Crowd(100.0, 1, waiting_max=2)
     assert [crowd.come(1, f"10.0.0.{n}") for n in range(4)] == [[True], [True], [True], [False]]
-    assert crowd.turnstile.full
+    full = [crowd.turnstile.full]
     crowd.clock.now_s += 0.0101
     await crowd.let_in(0, 1)
-    assert not crowd.turnstile.full
+    full.append(crowd.turnstile.full)
+    assert full == [True, False]
     crowd.turnstile.close()
 
 
