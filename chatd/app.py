@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import secrets
 import socket
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -20,7 +19,7 @@ from chatd import __version__, admin, jwt_keys
 from chatd.accounts import Accounts
 from chatd.delivery import Delivery
 from chatd.errors import ConfigError, StartError, StoreBroken
-from chatd.limits import Buckets, Network, parse_networks
+from chatd.limits import Buckets, Network, is_loopback, parse_networks
 from chatd.metrics import Metrics
 from chatd.passwords import Passwords
 from chatd.presence.service import Presence
@@ -50,8 +49,10 @@ from chatd.store.redis import RedisStore
 from chatd.store.sqlite import SqliteStore
 from chatd.transport import http
 from chatd.transport.api import Api
+from chatd.transport.browser import guard
 from chatd.transport.door import Door, request_log
 from chatd.transport.sockets import Sockets
+from chatd.transport.tls import Certificate, require_encryption
 from chatd.transport.turnstile import Turnstile
 from chatd.web.pages import Site
 
@@ -60,6 +61,7 @@ KEYS_MAX = 50_000
 CALLS_PER_S, CALLS_BURST = 50.0, 200
 RECONNECT_SPREAD_MS = 5_000
 HANG_UP_S_MAX = 1.0
+TLS_GOODBYE_S = 5.0
 
 log = structlog.get_logger("chatd")
 
@@ -71,16 +73,6 @@ def make_store(settings: Settings) -> Store:
     if settings.store.kind == "redis":
         return RedisStore(settings.store)
     return SqliteStore(Path(settings.server.data_dir), settings.store)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Server:
@@ -116,6 +108,7 @@ class Server:
         self._on_broken = on_broken
         self._broken = False
         self._listening: asyncio.Server | None = None
+        self.certificate: Certificate | None = None
         self._handover: Handover | None = None
         self._membership: Membership | None = None
         self._judging: asyncio.TimerHandle | None = None
@@ -133,16 +126,21 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens, as ``http://host:port``."""
+        """Where it listens, as ``http://host:port``, or https with a certificate."""
         host = self.settings.server.host
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is only shown
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "https" if self.settings.server.tls_certificate else "http"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
 
     async def start(self, *, listen: bool = True, handed: Path | None = None) -> None:
         """Open, begin to work, listen. Raises: StartError, ConfigError – one line that says the way out.
 
         ``handed``: instead of a port, a unix socket over which routers of this host hand connections over.
         """
+        if listen and handed is None:
+            require_encryption(self.settings.server)
+            if self.settings.server.tls_certificate:
+                self.certificate = Certificate(self.settings.server)
         missing = await self.open(listen=listen)
         self._log_store()
         for line in missing:
@@ -332,6 +330,7 @@ class Server:
     def web_app(self) -> web.Application:
         """The HTTP and WebSocket application: what `start` serves, or what a host mounts with ``add_subapp``."""
         app = web.Application()
+        app.on_response_prepare.append(guard(tls=bool(self.settings.server.tls_certificate)))
         app.router.add_get(WS_PATH, self.sockets.upgrade)
         app.add_routes(http.routes(self._api))
         return app
@@ -441,6 +440,7 @@ class Server:
                 settings.server.host,
                 settings.server.port,
                 backlog=4096,
+                **self._encryption(),
             )
         except socket.gaierror as exc:
             raise StartError(f"server.host {settings.server.host}: {exc.strerror}") from exc
@@ -450,6 +450,19 @@ class Server:
                 "stop what listens there, or choose another with --port"
             ) from exc
         self.port = self._listening.sockets[0].getsockname()[1]
+
+    def _encryption(self) -> dict[str, Any]:
+        """What makes a listening socket speak TLS, if it is to."""
+        if self.certificate is None:
+            return {}
+        self.certificate.warn()
+        self.certificate.start()
+        self._stack.callback(self.certificate.stop)
+        return {
+            "ssl": self.certificate.context,
+            "ssl_handshake_timeout": self.settings.timing.head_s,
+            "ssl_shutdown_timeout": TLS_GOODBYE_S,
+        }
 
     def _store_broke(self, exc: StoreBroken) -> None:
         if not self._broken:

@@ -84,6 +84,14 @@ def parse_networks(names: Iterable[str]) -> tuple[Network, ...]:
         raise ConfigError(f"server.trusted_proxies: {exc}") from exc
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
 def address_key(remote: str | None, forwarded_for: str | None = None, trusted: Sequence[Network] = ()) -> str:
     """The key that a client's address pays under: an IPv4 address, or the /64 of an IPv6 one (one subscriber).
 

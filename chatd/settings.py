@@ -47,6 +47,17 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tuple[str, ...],
         Meta(description="Addresses or networks whose X-Forwarded-For is believed for per-address limits."),
     ] = ()
+    tls_certificate: Annotated[
+        str, Meta(description='PEM file of the certificate and its chain, for TLS without a proxy in front; "": none.')
+    ] = ""
+    tls_key: Annotated[str, Meta(description="PEM file of its key, without passphrase; needed with it.")] = ""
+    allow_cleartext: Annotated[
+        bool,
+        Meta(
+            description="Listen without TLS of its own where other machines reach it: a proxy in front has TLS, or the "
+            "network is trusted."
+        ),
+    ] = False
 
 
 class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -471,6 +482,9 @@ def _consistent(settings: Settings) -> Settings:
         )
     if accounts.jwt_keys and not accounts.jwt_issuer:
         raise ConfigError("accounts.jwt_issuer: needed with accounts.jwt_keys")
+    if bool(settings.server.tls_certificate) is not bool(settings.server.tls_key):
+        missing = "tls_key" if settings.server.tls_certificate else "tls_certificate"
+        raise ConfigError(f"server.{missing}: the certificate and its key are needed together")
     if settings.cluster.advertise and not settings.cluster.bus_url:
         raise ConfigError("cluster.bus_url: needed with cluster.advertise")
     push = settings.push

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chatd.client import Client
 
 CLOSE_REVOKED = 4401
+SCHEMES = ("http", "https", "ws", "wss")
 
 OPTIONS = (
     click.argument("target", metavar="USER@URL"),
@@ -42,7 +43,7 @@ class Account:
 
     def __init__(self, target: str, state: Path | None) -> None:
         user, _, url = target.partition("@")
-        if not is_user(user) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        if not is_user(user) or urlsplit(url).scheme not in SCHEMES or not urlsplit(url).netloc:
             raise click.UsageError(f"{target}: not USER@URL, as alice@http://127.0.0.1:8080")
         self.user = user
         self.url = url.rstrip("/")

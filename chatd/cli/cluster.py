@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import structlog
 
-from chatd.cli.common import load_settings, place_options
+from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls
 from chatd.cli.process import END_GRACE_S, configure_logging, loop_factory, raise_open_files
 from chatd.errors import EXIT_FAILED, ChatdError, ConfigError
 from chatd.settings import Settings
@@ -31,6 +31,7 @@ END_S_AHEAD = 0.5
 @place_options
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one. Default: 8080.")
+@cleartext_option
 @click.option("--workers", type=click.IntRange(0, 256), help="Processes on this host. Default: one a CPU.")
 @click.option("--worker-command", hidden=True, help="For tests: runs a worker; {name} and {handed} are filled in.")
 def cluster(
@@ -38,11 +39,17 @@ def cluster(
     data_dir: str | None,
     host: str | None,
     port: int | None,
+    allow_cleartext: bool | None,
     workers: int | None,
     worker_command: str | None,
 ) -> None:
     """Run many processes behind a router, until SIGTERM or ^C; SIGHUP restarts them one after the other."""
-    settings = load_settings(config, data_dir, {"server.host": host, "server.port": port})
+    from chatd.transport.tls import require_encryption
+
+    given = {"server.host": host, "server.port": port, "server.allow_cleartext": allow_cleartext}
+    settings = load_settings(config, data_dir, given)
+    refuse_tls(settings.server)
+    require_encryption(settings.server)
     own = worker_command is None
     if worker_command is None:
         if workers != 0:

@@ -14,7 +14,7 @@ import click
 
 from chatd import settings as configuration
 from chatd.errors import ChatdError, ConfigError
-from chatd.settings import Settings
+from chatd.settings import ServerSettings, Settings
 
 CONFIG_NAME = "chatd.toml"
 PASSWORD_BYTES_MAX = 8_192
@@ -35,6 +35,25 @@ def place_options(function: _F) -> _F:
     )
     data_dir = click.option("--data-dir", help="Directory of everything that must last. Default: ./data.")
     return config(data_dir(function))
+
+
+def cleartext_option(function: _F) -> _F:
+    """``--allow-cleartext``: the setting ``server.allow_cleartext``."""
+    return click.option(
+        "--allow-cleartext",
+        is_flag=True,
+        default=None,
+        help="Without TLS of its own on an address that other machines reach: a proxy in front has it.",
+    )(function)
+
+
+def refuse_tls(server: ServerSettings) -> None:
+    """Raises: ConfigError – TLS is set, where a router reads the head of each connection before a process gets it."""
+    if server.tls_certificate:
+        raise ConfigError(
+            "server.tls_certificate: a router hands connections over before TLS could begin: let a proxy in front end "
+            "it (config/nginx.conf, config/haproxy.cfg), or run one process with `chatd serve`"
+        )
 
 
 def find_config(config: Path | None, data_dir: str | None) -> Path | None:

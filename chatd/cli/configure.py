@@ -44,10 +44,14 @@ def check(file: Path | None) -> None:
     """Say whether a configuration file is right (default: chatd.toml of ./data). Exit code 78 if not."""
     from chatd import jwt_keys
     from chatd.limits import parse_networks
+    from chatd.transport.tls import Certificate, require_encryption
 
     path = find_config(file, None)
     settings = load_settings(file, None)
     parse_networks(settings.server.trusted_proxies)
+    require_encryption(settings.server)
+    if settings.server.tls_certificate:
+        Certificate(settings.server)
     accounts = settings.accounts
     if accounts.jwt_keys:
         jwt_keys.load(Path(accounts.jwt_keys), audience=accounts.jwt_audience, issuer=accounts.jwt_issuer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatd.cli.common import load_settings, place_options, program
+from chatd.cli.common import cleartext_option, load_settings, place_options, program, refuse_tls
 from chatd.cli.process import END_GRACE_S, SPARE_FILES, configure_logging, end_now, loop_factory, raise_open_files
 from chatd.settings import Settings
 
@@ -24,6 +24,7 @@ STDIN = 0
 @place_options
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="TCP port; 0 takes a free one. Default: 8080.")
+@cleartext_option
 @click.option(
     "--handed",
     type=click.Path(path_type=Path),
@@ -31,10 +32,19 @@ STDIN = 0
 )
 @click.option("--supervised", is_flag=True, hidden=True, help="End in order when standard input ends.")
 def serve(
-    config: Path | None, data_dir: str | None, host: str | None, port: int | None, handed: Path | None, supervised: bool
+    config: Path | None,
+    data_dir: str | None,
+    host: str | None,
+    port: int | None,
+    allow_cleartext: bool | None,
+    handed: Path | None,
+    supervised: bool,
 ) -> None:
     """Run the server until SIGTERM or ^C; a second one does not wait for anything."""
-    settings = load_settings(config, data_dir, {"server.host": host, "server.port": port})
+    given = {"server.host": host, "server.port": port, "server.allow_cleartext": allow_cleartext}
+    settings = load_settings(config, data_dir, given)
+    if handed is not None:
+        refuse_tls(settings.server)
     configure_logging(settings.server)
     raise_open_files(settings.limits.connections_max + SPARE_FILES)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -59,6 +69,8 @@ async def _serve(settings: Settings, handed: Path | None, *, supervised: bool) -
         loop.add_reader(STDIN, _read_to_the_end, stopping, on_signal)
     server = Server(settings, on_broken=lambda exc: end_now())
     await server.start(handed=handed)
+    if server.certificate is not None:  # else SIGHUP is what it always was: the end of the terminal
+        loop.add_signal_handler(signal.SIGHUP, server.certificate.renew)
     try:
         await server.serve_admin()
         if handed is None:

@@ -48,7 +48,7 @@ class EndHint(Hint, frozen=True, tag="end"):
 
 
 class ReplacedHint(Hint, frozen=True, tag="replaced"):
-    """A device of the channel's user connected somewhere at ``at_us`` (Unix time): its older connections close with 4409."""
+    """A device of the channel's user connected somewhere at ``at_us`` (Unix time): its older connections end (4409)."""
 
     device: str
     at_us: int

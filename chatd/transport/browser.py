@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
 
 ALL = "*"
 
 CORS_METHODS = "GET, POST, PUT, DELETE"
 CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key"
 CORS_MAX_AGE_S = 600
+HSTS = "max-age=31536000"
+GUARDED = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every answer has that does not say something else itself: it is no page, and nobody frames or keeps it."""
+
+
+def guard(*, tls: bool) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """For ``on_response_prepare``: the headers of `GUARDED`, no word about what serves, and with TLS that it stays."""
+
+    async def guarded(request: web.Request, response: web.StreamResponse) -> None:
+        for name, value in GUARDED.items():
+            response.headers.setdefault(name, value)
+        response.headers["Server"] = "chatd"
+        if tls:
+            response.headers["Strict-Transport-Security"] = HSTS
+
+    return guarded
 
 
 def origin_allowed(origin: str | None, host: str | None, allowed: Sequence[str]) -> bool:

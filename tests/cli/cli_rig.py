@@ -159,7 +159,7 @@ class Place:
         running = await self.start("serve", "--port", "0", *args)
         server = Serving(running.process)
         async with server:
-            server.url = (await server.until(r"serves on (http://\S+)\n"))[1]
+            server.url = (await server.until(r"serves on (https?://\S+)\n"))[1]
             await server.until(r"\^C ends it")
             yield server
             if server.process.returncode is None:
