@@ -21,6 +21,8 @@ from chatd.delivery import Delivery
 from chatd.errors import ConfigError, StartError, StoreBroken
 from chatd.limits import Buckets, Network, is_loopback, parse_networks
 from chatd.metrics import Metrics
+from chatd.operations import Operations
+from chatd.overview import Overview
 from chatd.passwords import Passwords
 from chatd.presence.service import Presence
 from chatd.protocol import WS_PATH
@@ -107,6 +109,8 @@ class Server:
         self._now_s = now_s
         self._on_broken = on_broken
         self._broken = False
+        self._running = False
+        self._stopping = False
         self._listening: asyncio.Server | None = None
         self.certificate: Certificate | None = None
         self._handover: Handover | None = None
@@ -123,6 +127,8 @@ class Server:
         self.exchange: Exchange | None
         self.subscriptions: Subscriptions
         self.sockets: Sockets
+        self.operations: Operations
+        self._overview: Overview
 
     @property
     def url(self) -> str:
@@ -157,6 +163,7 @@ class Server:
             elif listen:
                 await self._listen()
                 self._advertise()
+            self._running = True
         except BaseException:
             await self.stop()
             raise
@@ -246,6 +253,18 @@ class Server:
             on_broken=self._store_broke,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
+        self.operations = Operations(
+            self.store,
+            settings.store.kind,
+            self.metrics,
+            self.delivery,
+            ready=lambda: not self._broken and not self._stopping,
+            draining=lambda: self._stopping,
+            slowest=self.sockets.slowest,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+        )
+        self._overview = Overview(self.operations)
         self._api = self._make_api(sends, proxies)
 
     def _make_presence(self) -> Presence:
@@ -338,16 +357,31 @@ class Server:
     @property
     def administered(self) -> admin.Administered:
         """What the administration's verbs work on."""
-        return admin.Administered(self.accounts, self.subscriptions, self.push)
+        operations = self.operations if self._running else None
+        return admin.Administered(self.accounts, self.subscriptions, self.push, operations)
 
-    async def serve_admin(self) -> None:
-        """Let ``chatd user``, ``token`` and ``push`` reach this server through its data directory."""
+    async def serve_admin(self, name: str = "") -> None:
+        """Let ``chatd user``, ``status`` and their like reach this server through its data directory.
+
+        ``name``: what it is called among the processes that share the directory. Without a file of its own there it
+        can do without the socket, too.
+        """
+        self.operations.name = name
         if isinstance(self.store, SqliteStore):
             path = self.store.directory / admin.SOCKET_NAME
             await self._stack.enter_async_context(admin.serving(self.administered, path))
+            return
+        directory = Path(self.settings.server.data_dir)
+        stem = f"{admin.STEM}-{name}" if name else admin.STEM
+        try:
+            beside = admin.serving_beside(self.administered, directory, stem)
+            self._overview.socket = await self._stack.enter_async_context(beside)
+        except StartError as exc:
+            log.warning("no_admin_socket", error=str(exc))
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
+        self._stopping = True
         if self._judging is not None:
             self._judging.cancel()
         if self._membership is not None:

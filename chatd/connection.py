@@ -154,6 +154,12 @@ class Connection:
         """See `Listener`."""
         return self._logs.cursor.congested
 
+    @property
+    def owes(self) -> tuple[int, bool]:
+        """Messages that the device has not acknowledged, and whether there are more that it was not sent."""
+        cursor = self._logs.cursor
+        return cursor.in_flight, cursor.behind
+
     def hint(self, payload: bytes) -> None:
         """See `Listener`."""
         if self._welcomed and not self.full and self.session.state is not State.CLOSED:

@@ -64,6 +64,11 @@ class Delivery:
             if not devices:
                 del self._users[one.user]
 
+    @property
+    def users(self) -> int:
+        """Users with a connection here."""
+        return len(self._users)
+
     def has(self, user: str) -> bool:
         """Whether a device of this user is connected."""
         return user in self._users

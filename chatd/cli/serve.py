@@ -31,6 +31,7 @@ STDIN = 0
     help="Instead of a port: a unix socket on which routers of this host hand connections over.",
 )
 @click.option("--supervised", is_flag=True, hidden=True, help="End in order when standard input ends.")
+@click.option("--name", default="", hidden=True, help="What it is called among the workers of a cluster.")
 def serve(
     config: Path | None,
     data_dir: str | None,
@@ -39,6 +40,7 @@ def serve(
     allow_cleartext: bool | None,
     handed: Path | None,
     supervised: bool,
+    name: str,
 ) -> None:
     """Run the server until SIGTERM or ^C; a second one does not wait for anything."""
     given = {"server.host": host, "server.port": port, "server.allow_cleartext": allow_cleartext}
@@ -48,10 +50,10 @@ def serve(
     configure_logging(settings.server)
     raise_open_files(settings.limits.connections_max + SPARE_FILES)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings, handed, supervised=supervised))
+        runner.run(_serve(settings, handed, name, supervised=supervised))
 
 
-async def _serve(settings: Settings, handed: Path | None, *, supervised: bool) -> None:
+async def _serve(settings: Settings, handed: Path | None, name: str, *, supervised: bool) -> None:
     from chatd.app import Server
 
     stopping = asyncio.Event()
@@ -72,7 +74,8 @@ async def _serve(settings: Settings, handed: Path | None, *, supervised: bool) -
     if server.certificate is not None:  # else SIGHUP is what it always was: the end of the terminal
         loop.add_signal_handler(signal.SIGHUP, server.certificate.renew)
     try:
-        await server.serve_admin()
+        server.operations.on_drain = lambda: None if stopping.is_set() else on_signal()
+        await server.serve_admin(name)
         if handed is None:
             click.echo(_greeting(server, await next_steps(server, server.url)))
         await stopping.wait()

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from chatd import __version__, protocol
-from chatd.errors import BadFrame, NotFound, OutcomeUnknown, Unavailable
+from chatd.errors import BadFrame, NotFound
 from chatd.model import Advance, is_message_id, peer_of
+from chatd.probing import Probe
 from chatd.sending import make_draft
 from chatd.transport import openapi, pages, shapes
 from chatd.transport.api import Api, Call, no_content, pay, reply
 from chatd.transport.problem import HEADERS
-
-PROBE_TIMEOUT_S = 5.0
-PROBE_INTERVAL_S = 1.0
-"""The store is probed at most this often, however often somebody asks whether it is ready."""
 
 
 class Handlers:
@@ -25,7 +20,7 @@ class Handlers:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._probe = _Probe(api)
+        self._probe = Probe(api.store, ready=api.ready, now_s=api.now_s)
         self._document = protocol.encode(openapi.document())
 
     async def register(self, call: Call) -> web.Response:
@@ -183,35 +178,3 @@ def _message_id(header: str | None, field: str | None) -> str:
     if key is None and field is None:
         raise BadFrame("give the message an `id` (a UUID) or an Idempotency-Key")
     return field or key or ""
-
-
-class _Probe:
-    """Whether the store can be used, asked at most once in `PROBE_INTERVAL_S`."""
-
-    def __init__(self, api: Api) -> None:
-        self._api = api
-        self._lock = asyncio.Lock()
-        self._asked_s: float | None = None
-        self._fault: str | None = None
-
-    async def check(self) -> None:
-        """Raises: Unavailable – it cannot, or the server is ending."""
-        if not self._api.ready():
-            raise Unavailable("the server is starting or ending", retry_after_ms=1_000)
-        async with self._lock:  # those who ask meanwhile get the same answer
-            now_s = self._api.now_s()
-            if self._asked_s is None or now_s - self._asked_s >= PROBE_INTERVAL_S:
-                self._fault = await self._ask()
-                self._asked_s = now_s
-        if self._fault is not None:
-            raise Unavailable(self._fault, retry_after_ms=1_000)
-
-    async def _ask(self) -> str | None:
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await self._api.store.probe()
-        except Unavailable as exc:
-            return exc.message
-        except (TimeoutError, OutcomeUnknown):
-            return "the store does not answer"
-        return None

@@ -14,6 +14,7 @@ from chatd import protocol
 from chatd.errors import BadFrame, Forbidden, InternalError, RateLimited, Refusal, Unavailable
 from chatd.limits import Buckets, Network, address_key
 from chatd.services import Services
+from chatd.stats import SlowDevice, slowest
 from chatd.transport.browser import origin_allowed
 from chatd.transport.problem import problem
 from chatd.transport.websocket import WebSocket
@@ -26,6 +27,7 @@ TICK_S = 0.5
 CLOSE_S_MAX = 5.0
 ADDRESSES_MAX = 10_000
 EXPIRY_LOOKAHEAD_S = 60.0
+SLOW_TURN_SOCKETS = 1_000
 
 
 class Sockets:
@@ -95,6 +97,18 @@ class Sockets:
         for socket in list(self._all):
             if socket.user is not None and not belongs_here(socket.user):
                 socket.goaway(reason, reconnect_ms)
+
+    async def slowest(self, most: int) -> tuple[SlowDevice, ...]:
+        """So many devices that owe something, the slowest first. The loop has its turn after SLOW_TURN_SOCKETS."""
+        now_s = self.services.now_s()
+        found: tuple[SlowDevice, ...] = ()
+        waiting = list(self._all)
+        for start in range(0, len(waiting), SLOW_TURN_SOCKETS):
+            if start:
+                await asyncio.sleep(0)
+            rows = (socket.slow(now_s) for socket in waiting[start : start + SLOW_TURN_SOCKETS])
+            found = slowest([*found, *(row for row in rows if row is not None)], most)
+        return found
 
     async def upgrade(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/ws``: check, answer 101, take the socket over."""

@@ -16,6 +16,7 @@ from chatd.connection import Connection
 from chatd.errors import InternalError
 from chatd.services import Services
 from chatd.session import State
+from chatd.stats import SlowDevice
 from chatd.transport import rfc6455
 
 TURN_FRAMES_MAX = 64
@@ -50,6 +51,7 @@ class WebSocket(asyncio.Protocol):
         "_connection",
         "_dirty",
         "_full",
+        "_full_since_s",
         "_held",
         "_out",
         "_out_bytes",
@@ -70,6 +72,7 @@ class WebSocket(asyncio.Protocol):
         self._dirty = False
         self._held = False
         self._full = False
+        self._full_since_s = 0.0
         self._turn: asyncio.Handle | None = None  # when the frames that one read brought go on
         self._closing_until_s: float | None = None
         self.heard = True
@@ -123,6 +126,7 @@ class WebSocket(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not take what it is owed: nothing more is read from it, no message is sent to it."""
         self._full = True
+        self._full_since_s = self._sockets.services.now_s()
         self._connection.congested(True)
         self._read_or_not()
 
@@ -187,6 +191,18 @@ class WebSocket(asyncio.Protocol):
     def user(self) -> str:
         """Whose it is; empty before the hello."""
         return self._connection.user
+
+    def slow(self, now_s: float) -> SlowDevice | None:
+        """What its device owes, or None: nothing."""
+        unacked, behind = self._connection.owes
+        owed_bytes = self._out_bytes + self._transport.get_write_buffer_size()
+        if not (unacked or behind or owed_bytes or self._full):
+            return None
+        full_s = round(max(0.001, now_s - self._full_since_s), 3) if self._full else 0.0
+        of = self._connection
+        return SlowDevice(
+            user=of.user, device=of.device, unacked=unacked, behind=behind, owed_bytes=owed_bytes, full_s=full_s
+        )
 
     def abort(self) -> None:
         """Drop the socket now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -121,6 +122,51 @@ async def test_a_socket_left_by_a_killed_server_is_replaced(administered: admin.
         await admin.call(path, "list_users", {})
     async with admin.serving(administered, path):
         assert await admin.call(path, "list_users", {}) == []
+
+
+async def test_a_verb_of_a_running_server_needs_one(run: Run) -> None:
+    with pytest.raises(Unavailable, match="status: no server runs here"):
+        await run("status")
+
+
+async def test_processes_that_share_a_directory_have_a_socket_each_and_a_stale_one_is_replaced(
+    administered: admin.Administered, tmp_path: Path
+) -> None:
+    directory = tmp_path / "made"
+    async with admin.serving_beside(administered, directory, "admin-worker-0") as first:
+        async with admin.serving_beside(administered, directory, "admin-worker-0") as second:
+            assert first.name == "admin-worker-0.sock"
+            assert re.fullmatch(r"admin-worker-0-[0-9a-f]{6}\.sock", second.name)
+            assert await admin.ask(directory, "list_users", {}, timeout_s=5.0) == {first.name: [], second.name: []}
+            assert await admin.ask(directory, "list_users", {}, timeout_s=5.0, but=first) == {second.name: []}
+        assert admin.sockets(directory) == [first]
+    assert admin.sockets(directory) == []
+    admin._bound(directory / "admin.sock").close()  # as kill -9 leaves it
+    assert await admin.ask(directory, "list_users", {}, timeout_s=5.0) == {}
+    async with admin.serving_beside(administered, directory, "admin") as path:
+        assert path.name == "admin.sock"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_one_that_does_not_answer_is_told_from_one_that_is_not_there(
+    administered: admin.Administered, tmp_path: Path
+) -> None:
+    hangs = admin._bound(tmp_path / "admin-hangs.sock")
+    hangs.listen()
+    with hangs:
+        async with admin.serving_beside(administered, tmp_path, "admin"):
+            answers = await admin.ask(tmp_path, "list_users", {}, timeout_s=0.2)
+    assert answers["admin.sock"] == []
+    assert isinstance(answers["admin-hangs.sock"], admin.Silent)
+    assert "did not answer within 0.2 s" in str(answers["admin-hangs.sock"])
+
+
+async def test_a_directory_that_cannot_be_made_says_so(administered: admin.Administered, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match="Not a directory"):
+        async with admin.serving_beside(administered, tmp_path / "file" / "data", "admin"):
+            pytest.fail("it cannot serve there")
 
 
 async def test_a_body_that_is_no_call_is_refused(administered: admin.Administered, tmp_path: Path) -> None:
