@@ -21,6 +21,7 @@ from chatd.delivery import Delivery
 from chatd.errors import ConfigError, StartError, StoreBroken
 from chatd.limits import Buckets, Network, is_loopback, parse_networks
 from chatd.metrics import Metrics
+from chatd.metrics.sampler import Sampler
 from chatd.operations import Operations
 from chatd.overview import Overview
 from chatd.passwords import Passwords
@@ -49,10 +50,12 @@ from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
 from chatd.store.redis import RedisStore
 from chatd.store.sqlite import SqliteStore
+from chatd.store.sqlite.engine import Engine
 from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.browser import guard
 from chatd.transport.door import Door, request_log
+from chatd.transport.scraping import MetricsListener
 from chatd.transport.sockets import Sockets
 from chatd.transport.tls import Certificate, require_encryption
 from chatd.transport.turnstile import Turnstile
@@ -99,7 +102,8 @@ class Server:
     ) -> None:
         self.settings = settings
         self.store = make_store(settings) if store is None else store
-        self.metrics = Metrics()
+        self.metrics = Metrics(now_s=now_s, now_ms=now_ms)
+        self._sampler = Sampler(self.metrics)
         self.port = 0
         self._bus = bus
         self._board = board
@@ -113,6 +117,7 @@ class Server:
         self._stopping = False
         self._listening: asyncio.Server | None = None
         self.certificate: Certificate | None = None
+        self._metrics_listener: MetricsListener | None = None
         self._handover: Handover | None = None
         self._membership: Membership | None = None
         self._judging: asyncio.TimerHandle | None = None
@@ -158,6 +163,9 @@ class Server:
             self.push.start()
             self.retention.start()
             self.sockets.start()
+            self._sampler.start()
+            if listen or handed is not None:
+                await self._listen_for_metrics()
             if handed is not None:
                 await self._serve_handed(handed)
             elif listen:
@@ -180,6 +188,9 @@ class Server:
             path = Path(settings.accounts.jwt_keys)
             jwt = jwt_keys.load(path, audience=settings.accounts.jwt_audience, issuer=settings.accounts.jwt_issuer)
         await self.store.open()
+        engine = getattr(self.store, "engine", None)
+        if isinstance(engine, Engine):
+            engine.on_commit = self.metrics.fsync_seconds.observe
         try:
             notifiers, missing = await load(Context(settings.push, self.store, self._now_ms))
             self._wire(jwt, proxies, notifiers, missing, listen=listen)
@@ -235,7 +246,6 @@ class Server:
             chosen=lambda: everywhere is None or everywhere.chosen,
         )
         catch_ups = asyncio.Semaphore(limits.catch_ups_max)
-        self.metrics.gauges["queue_drafts"] = lambda: self.sequencer.queued
         services = Services(
             settings=settings,
             store=self.store,
@@ -344,6 +354,8 @@ class Server:
             origins=settings.server.origins,
             trusted_proxies=proxies,
             site=Site() if settings.server.web else None,
+            metrics_here=not settings.server.metrics_listen,
+            on_store_error=self.metrics.store_failed,
         )
 
     def web_app(self) -> web.Application:
@@ -402,6 +414,9 @@ class Server:
         await self.presence.close()
         await self.push.close()
         await self.retention.close()
+        self._sampler.stop()
+        if self._metrics_listener is not None:
+            await self._metrics_listener.stop()
         if self.exchange is not None:
             await self.exchange.close()
         await self._stack.aclose()
@@ -431,9 +446,21 @@ class Server:
             now_s=self._now_s,
         )
         self._stack.callback(turnstile.close)
+        self.metrics.gauges["upgrades_waiting"] = lambda: len(turnstile)
         return lambda head: Door(
             inside, head_s=head_s, doors=self._doors, turnstile=turnstile, proxies=proxies, head=head
         )
+
+    async def _listen_for_metrics(self) -> None:
+        listen = self.settings.server.metrics_listen
+        if listen:
+            self._metrics_listener = MetricsListener(self.metrics.registry, listen)
+            await self._metrics_listener.start()
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the metrics' own listener listens; 0: there is none."""
+        return self._metrics_listener.port if self._metrics_listener else 0
 
     async def _serve_handed(self, path: Path) -> None:
         handover = Handover(path, await self._doorway(), on_view=self._on_view)

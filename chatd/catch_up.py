@@ -135,6 +135,8 @@ class CatchUp:
             for view in page.conversations:
                 if self.cursor.knows(view.conv) or view.position < view.head:
                     self.cursor.start(view.conv, view.position, view.head)
+                if view.unread and view.delivered < view.head:
+                    self._services.metrics.latencies.lacks(view.conv, self._user, view.delivered, view.head)
             if page.conversations:
                 self._write_listing(page.conversations)
             cursor = page.cursor
@@ -154,8 +156,10 @@ class CatchUp:
                 self._services.metrics.reconciled += 1
                 self._since = await self._list(self._since)
         except (Refusal, OutcomeUnknown) as exc:  # the next turn comes
+            self._services.metrics.store_failed(exc)
             log.warning("reconcile_waits", user=self._user, device=self._device, error=str(exc))
         except StoreBroken as exc:
+            self._services.metrics.store_failed(exc)
             self._services.on_broken(exc)
         finally:
             self._listings -= 1
@@ -255,8 +259,10 @@ class CatchUp:
                     self._keep_floor(conv, user, 0, 0)
                 self.receipt(known, protocol.encode(_receipt(known)))
         except (Refusal, OutcomeUnknown) as exc:  # they are maxima: the next receipt or listing tells them
+            self._services.metrics.store_failed(exc)
             log.warning("receipts_wait", user=self._user, device=self._device, error=str(exc))
         except StoreBroken as exc:
+            self._services.metrics.store_failed(exc)
             self._services.on_broken(exc)
         finally:
             self._learning = None
@@ -272,6 +278,7 @@ class CatchUp:
                 self._maybe_caught_up()
 
     async def _read_all(self) -> None:
+        live = self._session.state is State.LIVE
         try:
             async with self._services.catch_ups:
                 self._services.metrics.catch_ups += 1
@@ -279,11 +286,14 @@ class CatchUp:
                     await self._read_pages()
                 finally:
                     self._services.metrics.catch_ups -= 1
+            self._services.metrics.gaps_repaired += live
         except Refusal as exc:
+            self._services.metrics.store_failed(exc)
             log.warning("catch_up_waits", user=self._user, device=self._device, error=exc.message)
             asyncio.get_running_loop().call_later(RETRY_READ_S, self.read_on)
             return
         except StoreBroken as exc:
+            self._services.metrics.store_failed(exc)
             self._services.on_broken(exc)
             return
         finally:
@@ -307,6 +317,7 @@ class CatchUp:
         if page:
             self._write(protocol.messages(conv, page, self._user))
             self._services.metrics.messages_read += len(page)
+            self._services.metrics.latencies.late(self._user, page)
         self.cursor.took(conv, page[-1].seq if page else after)
 
     def _maybe_caught_up(self) -> None:

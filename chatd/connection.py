@@ -293,6 +293,7 @@ class Connection:
             self._close(Close(code, exc.message[:100], error_frame(exc, ref=frame.ref)))
             return
         except Refusal as exc:
+            services.metrics.store_failed(exc)
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
             return
         if self._is_gone():
@@ -302,6 +303,7 @@ class Connection:
         try:
             await self._open(frame)
         except Refusal as exc:
+            services.metrics.store_failed(exc)
             self._close(Close(1013, exc.message[:100], error_frame(exc, ref=frame.ref)))
 
     def _is_gone(self) -> bool:
@@ -325,6 +327,7 @@ class Connection:
         reset = frame.incarnation not in (None, store.incarnation) or any(
             seq > heads[conv] for conv, seq in watermarks.items()
         )
+        self._count_hello(frame, reset=reset)
         if reset:
             watermarks = {}
         await store.enroll(
@@ -360,6 +363,16 @@ class Connection:
         if self._leave is not None:
             self._write(self._leave)
         await self._logs.open(self.user, self.device, None if reset else frame.since)
+
+    def _count_hello(self, frame: protocol.Hello, *, reset: bool) -> None:
+        metrics = self._services.metrics
+        if frame.incarnation is None and not frame.watermarks:
+            return
+        metrics.reconnects += 1
+        if reset:
+            metrics.resets += 1
+        elif frame.watermarks or frame.since is not None:
+            metrics.resumes += 1
 
     async def _auth(self, frame: protocol.Auth) -> None:
         identity = await self._services.accounts.authenticate(frame.token)
@@ -412,10 +425,13 @@ class Connection:
         try:
             await work()
         except Refusal as exc:
+            self._services.metrics.store_failed(exc)
             self._failed(frame, exc)
         except OutcomeUnknown as exc:
+            self._services.metrics.store_failed(exc)
             self._failed(frame, Unavailable(f"the store did not answer: {exc}"))
         except StoreBroken as exc:
+            self._services.metrics.store_failed(exc)
             self._services.on_broken(exc)
             self._failed(frame, InternalError("the store failed; the server restarts"))
         except Exception as exc:

@@ -42,6 +42,7 @@ class Delivery:
 
     def __init__(self, metrics: Metrics, *, connections_per_user_max: int) -> None:
         self._metrics = metrics
+        self._latencies = metrics.latencies
         self._per_user_max = connections_per_user_max
         self._users: dict[str, dict[str, Recipient]] = {}
         self._told: OrderedDict[tuple[str, str], tuple[int, int]] | None = None
@@ -93,6 +94,8 @@ class Delivery:
             if devices is None:
                 continue
             whole = not message.hidden or user == message.sender
+            if whole and user != message.sender:
+                self._latencies.live(message.conv, user, message.seq)
             for one in list(devices.values()) if len(devices) > 1 else devices.values():
                 if one is origin:
                     continue
@@ -105,6 +108,8 @@ class Delivery:
         """A message that another process committed, to the devices of one user here."""
         devices = self._users.get(user)
         if devices is not None:
+            if user != message.sender and not message.hidden:
+                self._latencies.live_elsewhere(user, message)
             payload = protocol.encode(protocol.messages(message.conv, (message,), user))
             for one in list(devices.values()):
                 one.live(message, payload)
@@ -149,6 +154,7 @@ class Delivery:
 
     def receipt(self, grown: Grown, advances: Sequence[Advance]) -> None:
         """Marks that grew, to every device of both users but those that know: whose own ack is the user's mark now."""
+        self._latencies.grew(grown.conv, grown.user, grown.delivered, grown.read)
         know = {a.device for a in advances if max(a.delivered, a.read) >= grown.delivered and a.read >= grown.read}
         payload = b""
         if self._told is not None:

@@ -57,7 +57,7 @@ class Operations:
         self._kind = kind
         self._metrics = metrics
         self._delivery = delivery
-        self._probe = Probe(store, ready=ready, now_s=now_s)
+        self._probe = Probe(store, ready=ready, now_s=now_s, on_error=metrics.store_failed)
         self._draining = draining
         self._slowest = slowest
         self._now_s = now_s

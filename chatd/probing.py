@@ -14,9 +14,20 @@ PROBE_INTERVAL_S = 1.0
 
 
 class Probe:
-    """Asks the store at most once in `PROBE_INTERVAL_S`. ``ready``: whether the server serves; ``now_s``: monotonic."""
+    """Asks the store at most once in `PROBE_INTERVAL_S`.
 
-    def __init__(self, store: Store, *, ready: Callable[[], bool], now_s: Callable[[], float]) -> None:
+    ``ready``: whether the server serves; ``now_s``: monotonic; ``on_error`` hears what the store raised.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ready: Callable[[], bool],
+        now_s: Callable[[], float],
+        on_error: Callable[[BaseException], None] = lambda exc: None,
+    ) -> None:
+        self._on_error = on_error
         self._store = store
         self._ready = ready
         self._now_s = now_s
@@ -41,7 +52,9 @@ class Probe:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self._store.probe()
         except Unavailable as exc:
+            self._on_error(exc)
             return exc.message
-        except (TimeoutError, OutcomeUnknown):
+        except (TimeoutError, OutcomeUnknown) as exc:
+            self._on_error(exc)
             return "the store does not answer"
         return None

@@ -49,7 +49,7 @@ class FanOut(Protocol):
         """A user's marks grew by these advances."""
 
 
-Item: TypeAlias = tuple[Draft, Origin, object]
+Item: TypeAlias = tuple[Draft, Origin, object, float]  # the last: when it came, monotonic
 
 
 class Sequencer:
@@ -82,11 +82,20 @@ class Sequencer:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._read_backs: set[asyncio.Task[None]] = set()
+        self._measure()
 
     @property
     def queued(self) -> int:
         """Drafts that wait for their commit, queued, under way or in a stopped lane."""
         return self._waiting
+
+    def _measure(self) -> None:
+        gauges = self._metrics.gauges
+        gauges["queue_drafts"] = lambda: self._waiting
+        gauges["queue_marks"] = lambda: len(self._receipts)
+        gauges["lanes"] = lambda: len(self._lanes)
+        gauges["lane_deepest_drafts"] = lambda: max(self._lanes.values(), default=0)
+        gauges["lanes_stopped"] = lambda: len(self._stopped)
 
     def start(self) -> None:
         """Begin to commit."""
@@ -102,11 +111,12 @@ class Sequencer:
             raise Overloaded("too many messages wait to be stored", retry_after_ms=500)
         self._lanes[draft.conv] = waiting + 1
         self._waiting += 1
+        item = (draft, origin, ref, self._now_s())
         stopped = self._stopped.get(draft.conv)
         if stopped is not None:
-            stopped.append((draft, origin, ref))
+            stopped.append(item)
             return
-        self._queue.append((draft, origin, ref))
+        self._queue.append(item)
         self._wake.set()
 
     def advance(self, advance: Advance, done: Done | None = None) -> None:
@@ -175,10 +185,10 @@ class Sequencer:
             try:
                 await self._commit(self._take(), self._receipts.take(ADVANCES_MAX))
             except StoreBroken as exc:
+                self._metrics.store_failed(exc)
                 self._closing = True
                 self._on_broken(exc)
                 return
-            self._metrics.commit_seconds.observe(self._now_s() - began_s)
 
     def _take(self) -> list[Item]:
         batch: list[Item] = []
@@ -187,17 +197,26 @@ class Sequencer:
         return batch
 
     async def _commit(self, batch: list[Item], marks: Taken) -> None:
+        metrics = self._metrics
+        metrics.commit_drafts.observe(len(batch))
+        metrics.commit_marks.observe(len(marks.advances))
+        began_s = self._now_s()
         try:
-            async with asyncio.timeout(self._limits.commit_timeout_s):
-                committed = await self._store.commit([item[0] for item in batch], marks.advances)
+            try:
+                async with asyncio.timeout(self._limits.commit_timeout_s):
+                    committed = await self._store.commit([item[0] for item in batch], marks.advances)
+            finally:
+                metrics.commit_seconds.observe(self._now_s() - began_s)
         except Refusal as exc:
-            self._metrics.commits_failed += 1
+            metrics.commits_failed += 1
+            metrics.store_failed(exc)
             log.warning("commit_refused", error=exc.message, drafts=len(batch), marks=len(marks.advances))
             marks.failed(exc)
             self._keep_marks(marks)
             self._refuse([*batch, *self._drain()], exc)
         except (OutcomeUnknown, TimeoutError) as exc:
-            self._metrics.commits_unknown += 1
+            metrics.commits_unknown += 1
+            metrics.store_failed(exc)
             log.warning("commit_outcome_unknown", error=str(exc) or "timeout", drafts=len(batch))
             self._stop_lanes(batch)
             self._receipts.put_back(marks)
@@ -206,7 +225,7 @@ class Sequencer:
             else:
                 await asyncio.sleep(READ_BACK_S_MIN)  # only marks: they go with the next commit
         else:
-            self._metrics.commits += 1
+            metrics.commits += 1
             self._tell(batch, committed, marks)
 
     def _keep_marks(self, marks: Taken) -> None:
@@ -223,8 +242,9 @@ class Sequencer:
         self._wake.set()
 
     def _tell(self, batch: Sequence[Item], committed: Committed, marks: Taken) -> None:
+        now_s = self._now_s()
         for item, result in zip(batch, committed.appended, strict=True):
-            self._answer(item, result)
+            self._answer(item, result, now_s)
         if not marks.advances:
             return
         grown = {(g.conv, g.user): g for g in committed.grown}
@@ -238,8 +258,8 @@ class Sequencer:
                         fan_out.receipt(one, by_user[key])
         marks.committed(grown)
 
-    def _answer(self, item: Item, result: Appended | IdReuse) -> None:
-        draft, origin, ref = item
+    def _answer(self, item: Item, result: Appended | IdReuse, now_s: float) -> None:
+        draft, origin, ref, came_s = item
         self._left(draft.conv)
         with _GUARD_ANSWER:
             if isinstance(result, IdReuse):
@@ -250,6 +270,8 @@ class Sequencer:
                 origin.appended(draft, result, ref)
             else:
                 self._metrics.messages_committed += 1
+                self._metrics.sent_seconds.observe(now_s - came_s)
+                self._metrics.hot.add(draft.conv)
                 origin.appended(draft, result, ref)
                 self._fan_message(result, origin)
 
@@ -260,7 +282,7 @@ class Sequencer:
                 fan_out.message(result, origin)
 
     def _refuse(self, items: Sequence[Item], refusal: Refusal) -> None:
-        for draft, origin, ref in items:
+        for draft, origin, ref, _ in items:
             self._left(draft.conv)
             self._metrics.messages_refused += 1
             with _GUARD_ANSWER:
@@ -281,7 +303,7 @@ class Sequencer:
         return items
 
     def _stop_lanes(self, batch: Sequence[Item]) -> None:
-        for draft, _, _ in batch:
+        for draft, *_ in batch:
             self._stopped.setdefault(draft.conv, deque())
         rest: deque[Item] = deque()
         for item in self._queue:
@@ -297,25 +319,28 @@ class Sequencer:
             try:
                 stored = await self._store.find(draft.conv, draft.sender, draft.id)
             except (Refusal, OutcomeUnknown) as exc:
+                self._metrics.store_failed(exc)
                 log.warning("read_back_waits", error=str(exc), pause_s=pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, READ_BACK_S_MAX)
             except StoreBroken as exc:
+                self._metrics.store_failed(exc)
                 self._closing = True
                 self._on_broken(exc)
                 return
             else:
                 found.append(None if stored is None else Appended(stored))
         lost: set[str] = set()
+        now_s = self._now_s()
         for item, result in zip(batch, found, strict=True):
             draft = item[0]
             if result is None:
                 lost.add(draft.conv)
                 self._refuse([item], Unavailable("the store did not take it", retry_after_ms=500))
             elif result.message.body != draft.body:
-                self._answer(item, IdReuse("this id names a message with another body"))
+                self._answer(item, IdReuse("this id names a message with another body"), now_s)
             else:
-                self._answer(item, result)
+                self._answer(item, result, now_s)
         for conv in dict.fromkeys(item[0].conv for item in batch):
             items = self._stopped.pop(conv)
             if conv in lost:

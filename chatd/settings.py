@@ -58,6 +58,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "network is trusted."
         ),
     ] = False
+    metrics_listen: Annotated[
+        str,
+        Meta(
+            description="Where metrics are served to whoever reaches it, as 127.0.0.1:9464 or [::1]:9464; "
+            '"": at the main port, to this machine only. The workers of `chatd cluster` count on from this port.'
+        ),
+    ] = ""
 
 
 class StoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -403,6 +410,17 @@ def toml_value(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def host_and_port(text: str) -> tuple[str, int]:
+    """Take ``host:port`` apart; an IPv6 address stands in brackets. Raises: ValueError – it is not one."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or (":" in bare) != (bare != host) or not port.isascii() or not port.isdigit():
+        raise ValueError("it is written as host:port, as 127.0.0.1:9464 or [::1]:9464")
+    if int(port) > 65_535:
+        raise ValueError(f"{port} is no port")
+    return bare, int(port)
+
+
 def load(
     path: Path | None = None,
     env: Mapping[str, str] | None = None,
@@ -487,6 +505,11 @@ def _consistent(settings: Settings) -> Settings:
         raise ConfigError(f"server.{missing}: the certificate and its key are needed together")
     if settings.cluster.advertise and not settings.cluster.bus_url:
         raise ConfigError("cluster.bus_url: needed with cluster.advertise")
+    if settings.server.metrics_listen:
+        try:
+            host_and_port(settings.server.metrics_listen)
+        except ValueError as exc:
+            raise ConfigError(f"server.metrics_listen: {exc}") from exc
     push = settings.push
     if push.webhook_url and not push.webhook_secret:
         raise ConfigError("push.webhook_secret: needed with push.webhook_url")

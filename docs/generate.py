@@ -15,11 +15,12 @@ import msgspec
 import yaml
 
 from chatd.errors import REFUSALS
-from chatd.metrics import Metrics
+from chatd.metrics import SPECS, Metrics
 from chatd.protocol import CLIENT_FRAMES, CLOSE_CODES, SERVER_FRAMES, SUBPROTOCOL, WS_PATH
 from chatd.settings import default_toml, table, toml_value
 
 ROOT = Path(__file__).resolve().parent.parent
+LABELS = {f"chatd_{spec.name}": f" by `{spec.label}`" for spec in SPECS if spec.label}
 
 # What a server sends as the direct answer to a client's frame; any frame may be answered with an error instead.
 ANSWERS: dict[str, tuple[str, ...]] = {
@@ -58,8 +59,9 @@ def _operations_md(text: str) -> str:
         settings.append(f"| `{row.section}.{row.name}` | `{toml_value(row.default)}` | {kind} | {row.comment} |")
     metrics = ["| name | kind | meaning |", "|---|---|---|"]
     for family in Metrics().registry.collect():
-        name = family.name + ("_total" if family.type == "counter" else "")
-        metrics.append(f"| `{name}` | {family.type} | {family.documentation} |")
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        label = LABELS.get(family.name, "")
+        metrics.append(f"| `{name}`{label} | {family.type} | {family.documentation} |")
     return _between(_between(text, "settings", settings), "metrics", metrics)
 
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import structlog
 from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls
 from chatd.cli.process import END_GRACE_S, configure_logging, loop_factory, raise_open_files
 from chatd.errors import EXIT_FAILED, ChatdError, ConfigError
-from chatd.settings import Settings
+from chatd.settings import Settings, host_and_port
 
 if TYPE_CHECKING:
     from chatd.routing.router import Router
@@ -56,8 +57,9 @@ def cluster(
             _check(settings)
         place = [*(("--config", str(config)) if config else ()), *(("--data-dir", data_dir) if data_dir else ())]
         address = ("--host", settings.server.host)
+        metrics = ("--metrics-listen", "{metrics}") if settings.server.metrics_listen else ()
         worker_command = shlex.join(
-            [sys.executable, "-m", "chatd", "serve", *place, *address, "--handed", "{handed}", "--supervised"]
+            [sys.executable, "-m", "chatd", "serve", *place, *address, *metrics, "--handed", "{handed}", "--supervised"]
         )
     configure_logging(settings.server)
     raise_open_files(ROUTER_FILES)
@@ -96,10 +98,10 @@ async def _cluster(settings: Settings, count: int, command: list[str], *, greet_
     with tempfile.TemporaryDirectory(prefix="chatd-") as directory:  # a unix path must be short
         paths = {name: Path(directory) / name for name in names}
         router = Router(paths, settings.cluster.nodes, head_s=settings.timing.head_s)
-        commands = {
-            name: [part.replace("{name}", name).replace("{handed}", str(path)) for part in command]
-            for name, path in paths.items()
-        }
+        commands = {}
+        for number, (name, path) in enumerate(paths.items()):
+            filled = {"{name}": name, "{handed}": str(path), "{metrics}": _metrics_listen(settings, number)}
+            commands[name] = [_fill(part, filled) for part in command]
         supervisor = Supervisor(commands, router, end_s=settings.timing.drain_s + END_GRACE_S - END_S_AHEAD)
         stopping = asyncio.Event()
 
@@ -127,6 +129,20 @@ async def _cluster(settings: Settings, count: int, command: list[str], *, greet_
                 await members.close()
             await router.stop()
     return in_order
+
+
+def _fill(part: str, filled: Mapping[str, str]) -> str:
+    for hole, value in filled.items():
+        part = part.replace(hole, value)
+    return part
+
+
+def _metrics_listen(settings: Settings, number: int) -> str:
+    """Where this worker serves its metrics: each a port further than the one before it."""
+    if not settings.server.metrics_listen:
+        return ""
+    host, port = host_and_port(settings.server.metrics_listen)
+    return f"[{host}]:{port + number}" if ":" in host else f"{host}:{port + number}"
 
 
 async def _greet(router: Router, names: list[str], settings: Settings, *, first: bool) -> None:

@@ -30,6 +30,7 @@ STDIN = 0
     type=click.Path(path_type=Path),
     help="Instead of a port: a unix socket on which routers of this host hand connections over.",
 )
+@click.option("--metrics-listen", hidden=True, help="Instead of server.metrics_listen.")
 @click.option("--supervised", is_flag=True, hidden=True, help="End in order when standard input ends.")
 @click.option("--name", default="", hidden=True, help="What it is called among the workers of a cluster.")
 def serve(
@@ -39,11 +40,17 @@ def serve(
     port: int | None,
     allow_cleartext: bool | None,
     handed: Path | None,
+    metrics_listen: str | None,
     supervised: bool,
     name: str,
 ) -> None:
     """Run the server until SIGTERM or ^C; a second one does not wait for anything."""
-    given = {"server.host": host, "server.port": port, "server.allow_cleartext": allow_cleartext}
+    given = {
+        "server.host": host,
+        "server.port": port,
+        "server.allow_cleartext": allow_cleartext,
+        "server.metrics_listen": metrics_listen,
+    }
     settings = load_settings(config, data_dir, given)
     if handed is not None:
         refuse_tls(settings.server)

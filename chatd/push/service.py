@@ -235,6 +235,7 @@ class Push:
                     self._walk_s, self._walked_s = None, self._now_s()
                     return
         except (Refusal, OutcomeUnknown) as exc:
+            self._metrics.store_failed(exc)
             log.warning("push_walk_waits", error=str(exc))
             self._walk_s = self._now_s() + WALK_AGAIN_S
         except StoreBroken as exc:
@@ -285,6 +286,7 @@ class Push:
 
     def _hold(self, exc: Refusal | OutcomeUnknown) -> None:
         """The store said no: it says so to all of them, so they wait together, longer each time."""
+        self._metrics.store_failed(exc)
         now_s = self._now_s()
         if self._store_again_s > now_s:
             return

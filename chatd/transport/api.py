@@ -39,7 +39,8 @@ class Api:
     ``sends``: messages, by user, shared with the WebSocket side. ``calls``: requests, by device. ``logins``: logins and
     registrations, by address. ``now_ms``: wall clock; ``now_s``: monotonic. ``ready``: False while the server ends.
     ``on_broken``: hears that the store cannot be trusted any more. ``origins``: as ``server.origins``.
-    ``site``: the web client; None: two small pages stand in its place.
+    ``site``: the web client; None: two small pages stand in its place. ``metrics_here``: False: they have a listener of
+    their own. ``on_store_error``: hears what the store raised, where nobody else counts it.
     """
 
     accounts: Accounts
@@ -58,6 +59,8 @@ class Api:
     origins: Sequence[str] = ()
     trusted_proxies: Sequence[Network] = ()
     site: Site | None = None
+    metrics_here: bool = True
+    on_store_error: Callable[[BaseException], None] = lambda exc: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from chatd import __version__, protocol
 from chatd.errors import BadFrame, NotFound
@@ -13,6 +12,7 @@ from chatd.sending import make_draft
 from chatd.transport import openapi, pages, shapes
 from chatd.transport.api import Api, Call, no_content, pay, reply
 from chatd.transport.problem import HEADERS
+from chatd.transport.scraping import check_reader, exposition
 
 
 class Handlers:
@@ -20,7 +20,7 @@ class Handlers:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._probe = Probe(api.store, ready=api.ready, now_s=api.now_s)
+        self._probe = Probe(api.store, ready=api.ready, now_s=api.now_s, on_error=api.on_store_error)
         self._document = protocol.encode(openapi.document())
 
     async def register(self, call: Call) -> web.Response:
@@ -154,8 +154,10 @@ class Handlers:
         return reply(shapes.Version(name="chatd", version=__version__, protocol=protocol.SUBPROTOCOL))
 
     async def metrics(self, call: Call) -> web.Response:
-        text = generate_latest(self._api.registry)
-        return web.Response(body=text, headers={**HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
+        if not self._api.metrics_here:
+            raise NotFound("metrics are at the address that server.metrics_listen names")
+        check_reader(call.request)
+        return exposition(self._api.registry)
 
     async def landing(self, call: Call) -> web.Response:
         if self._api.site is not None:

@@ -36,6 +36,8 @@ from chatd.transport.handlers import Handlers
 from chatd.transport.problem import problem
 
 BODY_TIMEOUT_S = 10.0
+COUNTED_ELSEWHERE = {"send_message", "read", "readyz"}
+"""Endpoints whose store errors the sequencer or the probe has counted."""
 
 log = structlog.get_logger("chatd.http")
 
@@ -84,10 +86,14 @@ def _serve(api: Api, endpoint: openapi.Endpoint, handler: Handler) -> Callable[[
         try:
             response = await checked(request)
         except Refusal as exc:
+            if endpoint.name not in COUNTED_ELSEWHERE:
+                api.on_store_error(exc)
             response = problem(exc)
-        except OutcomeUnknown:
+        except OutcomeUnknown as exc:
+            api.on_store_error(exc)
             response = problem(Unavailable("it may or may not have been done: repeat it", retry_after_ms=1_000))
         except StoreBroken as exc:
+            api.on_store_error(exc)
             api.on_broken(exc)
             response = problem(Unavailable("the server is ending"))
         except ConnectionError:

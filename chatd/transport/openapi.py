@@ -249,9 +249,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         name="metrics",
         method="GET",
         path="/metrics",
-        summary="Metrics in the text format of Prometheus.",
+        summary="Metrics for Prometheus, to this machine only; 404 if they have a listener of their own.",
         auth=False,
         answers={200: "text/plain"},
+        refusals=("forbidden", "not_found"),
     ),
     Endpoint(
         name="landing",

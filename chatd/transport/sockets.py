@@ -189,7 +189,7 @@ class Sockets:
             self._timed.discard(socket)
             for beat in self._beats:
                 beat.discard(socket)
-            self.services.metrics.connections_closed += 1
+            self.services.metrics.closed(socket.code)
             if not self._all and self._empty is not None and not self._empty.done():
                 self._empty.set_result(None)
 

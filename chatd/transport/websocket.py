@@ -59,6 +59,7 @@ class WebSocket(asyncio.Protocol):
         "_sockets",
         "_transport",
         "_turn",
+        "code",
         "heard",
     )
 
@@ -76,6 +77,7 @@ class WebSocket(asyncio.Protocol):
         self._turn: asyncio.Handle | None = None  # when the frames that one read brought go on
         self._closing_until_s: float | None = None
         self.heard = True
+        self.code = 1006  # as which it ended; until there is one: without
         self._connection = Connection(sockets.services, self)
         transport.set_write_buffer_limits(high=limits.write_buffer_bytes_max)
 
@@ -148,6 +150,7 @@ class WebSocket(asyncio.Protocol):
         """See `Wire`."""
         if self._closing_until_s is not None:
             return
+        self.code = code
         self._queue(rfc6455.control(rfc6455.CLOSE, rfc6455.close_payload(code, reason)))
         self._closing_until_s = self._sockets.closing(self)
         self._read_or_not()
@@ -253,7 +256,8 @@ class WebSocket(asyncio.Protocol):
 
     def _peer_closed(self, message: rfc6455.Closed) -> None:
         if self._closing_until_s is None:
-            self._queue(rfc6455.control(rfc6455.CLOSE, rfc6455.close_payload(message.code or 1000, "")))
+            self.code = message.code or 1000
+            self._queue(rfc6455.control(rfc6455.CLOSE, rfc6455.close_payload(self.code, "")))
             self._closing_until_s = self._sockets.closing(self)
         self._connection.lost()
         self.flush()

@@ -12,6 +12,7 @@ import re
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -58,6 +59,11 @@ def translating() -> Iterator[None]:
         raise Unavailable(f"the store failed: {exc} ({name})", retry_after_ms=1_000) from exc
 
 
+def _end(db: sqlite3.Connection) -> None:
+    """End a transaction: it is in the log, and with synchronous = FULL the log is on the disk."""
+    db.execute("COMMIT")
+
+
 class Engine:
     """The threads and connections of one database file. Every method that takes a function runs it in a thread."""
 
@@ -72,6 +78,7 @@ class Engine:
         self._db: sqlite3.Connection | None = None
         self._shm_fd = -1
         self.on_rollback: Callable[[], None] = lambda: None  # runs in the writing thread
+        self.on_commit: Callable[[float], None] = lambda took_s: None  # the same: a COMMIT took so long
         self._broken: StoreBroken | None = None
 
     async def open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
@@ -172,7 +179,9 @@ class Engine:
                 try:
                     db.execute("BEGIN IMMEDIATE")
                     result = work(db)
-                    db.execute("COMMIT")
+                    began_s = time.monotonic()
+                    _end(db)
+                    self.on_commit(time.monotonic() - began_s)
                 except BaseException:
                     self.on_rollback()
                     if db.in_transaction:

@@ -1,0 +1,147 @@
+"""How long messages take until their recipient has them, and then until they are read.
+
+Timed is the first of a user's devices. What is remembered is what is on its way to somebody who is connected here:
+a message that went out live, or was read from the log for a device that had been away. Beyond the bounds messages are
+not timed, which a histogram survives.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from chatd.metrics.histogram import Histogram
+from chatd.model import Message
+
+TRACKED_MAX = 10_000
+"""Pairs of a conversation and a recipient; beyond, the one that came first is forgotten."""
+UNDELIVERED_MESSAGES_MAX = 256
+"""Of one pair; further ones are not timed."""
+UNREAD_STEPS_MAX = 64
+"""Growths of a delivered mark that wait to be read, of one pair; beyond, the oldest is forgotten."""
+
+
+class _Track:
+    """What is on its way to one user in one conversation. Times are monotonic, in s.
+
+    ``live`` and ``late``: (seq, when it was sent), ascending: of those who were there and of those who were not.
+    ``unread``: (delivered mark, when it grew so far, messages). ``floor``: the delivered mark. ``upto``: what the user
+    lacked at its hello ends there.
+    """
+
+    __slots__ = ("floor", "late", "live", "unread", "upto")
+
+    def __init__(self, floor: int) -> None:
+        self.live: list[tuple[int, float]] = []
+        self.late: list[tuple[int, float]] = []
+        self.unread: list[tuple[int, float, int]] = []
+        self.floor = floor
+        self.upto = 0
+
+
+class Latencies:
+    """Sent → delivered, apart for who was ``online`` and who ``offline``, and delivered → ``read``.
+
+    ``now_s`` is monotonic, ``now_ms`` Unix time.
+    """
+
+    def __init__(
+        self,
+        online: Histogram,
+        offline: Histogram,
+        read: Histogram,
+        *,
+        now_s: Callable[[], float],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._online = online
+        self._offline = offline
+        self._read = read
+        self._now_s = now_s
+        self._now_ms = now_ms
+        self._tracks: OrderedDict[tuple[str, str], _Track] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+    def live(self, conv: str, user: str, seq: int, age_s: float = 0.0) -> None:
+        """A message goes to a recipient who is connected here; it was committed ``age_s`` ago."""
+        track = self._tracks.get((conv, user))
+        if track is None:
+            track = self._track(conv, user, seq - 1)
+        if len(track.live) < UNDELIVERED_MESSAGES_MAX:
+            track.live.append((seq, self._now_s() - age_s))
+
+    def live_elsewhere(self, user: str, message: Message) -> None:
+        """The same of a message that another process committed: it is as old as its time says."""
+        self.live(message.conv, user, message.seq, max(0, self._now_ms() - message.ts_ms) / 1000)
+
+    def lacks(self, conv: str, user: str, delivered: int, head: int) -> None:
+        """A device said hello: no device of its user has what came after ``delivered``."""
+        track = self._tracks.get((conv, user))
+        if track is None:
+            track = self._track(conv, user, delivered)
+        track.floor = min(track.floor, delivered)
+        track.upto = max(track.upto, head)
+
+    def late(self, user: str, page: Sequence[Message]) -> None:
+        """Messages of one conversation were read from the log for a device of this user."""
+        track = self._tracks.get((page[0].conv, user))
+        if track is None or not track.upto:
+            return
+        now_s, now_ms = self._now_s(), self._now_ms()
+        floor = max(track.floor, track.late[-1][0] if track.late else 0)
+        end = track.live[0][0] if track.live else track.upto + 1
+        for message in page:
+            timed = floor < message.seq < end and message.sender != user and not message.hidden and not message.first
+            if timed and len(track.late) < UNDELIVERED_MESSAGES_MAX:
+                track.late.append((message.seq, now_s - max(0, now_ms - message.ts_ms) / 1000))
+
+    def grew(self, conv: str, user: str, delivered: int, read: int) -> None:
+        """The marks of a user grew."""
+        track = self._tracks.get((conv, user))
+        if track is None:
+            return
+        now_s = self._now_s()
+        count = 0
+        if track.live and track.live[0][0] <= delivered:
+            count = _take(track.live, delivered, now_s, self._online)
+        if track.late and track.late[0][0] <= delivered:
+            count += _take(track.late, delivered, now_s, self._offline)
+        track.floor = max(track.floor, delivered)
+        unread = track.unread
+        if count:
+            unread.append((delivered, now_s, count))
+            if len(unread) > UNREAD_STEPS_MAX:
+                del unread[0]
+        if read and unread and unread[0][0] <= read:
+            self._take_read(unread, read, now_s)
+        if not track.live and not track.late and not unread and track.floor >= track.upto:
+            del self._tracks[conv, user]
+
+    def _take_read(self, unread: list[tuple[int, float, int]], read: int, now_s: float) -> None:
+        done = 0
+        for upto, delivered_s, count in unread:
+            if upto > read:
+                break
+            self._read.observe(now_s - delivered_s, count)
+            done += 1
+        del unread[:done]
+
+    def _track(self, conv: str, user: str, floor: int) -> _Track:
+        track = self._tracks[conv, user] = _Track(floor)
+        if len(self._tracks) > TRACKED_MAX:
+            self._tracks.popitem(last=False)
+        return track
+
+
+def _take(waiting: list[tuple[int, float]], upto: int, now_s: float, histogram: Histogram) -> int:
+    """Time what is at most ``upto``, and take it away. Returns: how many."""
+    done = 0
+    for seq, sent_s in waiting:
+        if seq > upto:
+            break
+        histogram.observe(now_s - sent_s)
+        done += 1
+    del waiting[:done]
+    return done
