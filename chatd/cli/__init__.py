@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chatd.cli import administer, cluster, configure, messages, migrate, notify, serve, talk, tools
+from chatd.cli import administer, backup, cluster, configure, messages, migrate, notify, serve, talk, tools
 from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
 
 EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
@@ -50,6 +50,8 @@ for _command in (
     administer.token,
     notify.push,
     migrate.migrate_store,
+    backup.backup,
+    backup.restore,
     talk.chat,
     messages.send,
     messages.tail,

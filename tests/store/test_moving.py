@@ -146,7 +146,9 @@ async def test_an_older_copy_of_the_source_is_found_out(tmp_path: Path, chatd_re
     async with arriving(settings) as target:
         with pytest.raises(Dies):
             await move(SqliteSource(store), Broken(target))
-    await store.engine.write(lambda db: db.execute("UPDATE message SET body = 'other' WHERE seq = 3") and None)
+    await store.engine.write(
+        lambda db: db.execute("UPDATE message SET body = 'other', checksum = NULL WHERE seq = 3") and None
+    )
     assert (await moved(store, settings)).differences == ("conversation alice:bob differs",)
     await refused(settings)
     await store.close()

@@ -118,7 +118,7 @@ async def test_a_reboot_without_fsync_is_another_incarnation(
     """Opened, never closed, and then another boot: only a store with fsync knows that it lost nothing."""
     boot = tmp_path / "boot_id"
     boot.write_text("boot-1\n")
-    monkeypatch.setattr("chatd.store.sqlite.BOOT_ID", boot)
+    monkeypatch.setattr("chatd.store.sqlite.wholeness.BOOT_ID", boot)
     settings = StoreSettings(synchronous=synchronous)  # type: ignore[arg-type]
     first = SqliteStore(tmp_path / "data", settings)
     await first.open()

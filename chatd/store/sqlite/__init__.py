@@ -22,17 +22,17 @@ from chatd.model import (
 )
 from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts, Trimmed
-from chatd.store.sqlite import reading, schema
+from chatd.store.sqlite import reading, schema, wholeness
 from chatd.store.sqlite.accounts import SqliteAccounts
 from chatd.store.sqlite.engine import QUERY, Engine
-from chatd.store.sqlite.log import Log, id_bytes, message, pair_of
+from chatd.store.sqlite.log import Log
 from chatd.store.sqlite.presence import SqlitePresence
 from chatd.store.sqlite.push import SqlitePush
+from chatd.store.sqlite.rows import id_bytes, message, pair_of
 
 FILE_NAME = "chatd.db"
 LOCK_NAME = "chatd.lock"
 TRIMMED_MAX = 1_000  # in one transaction: meanwhile nothing else is written
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class DirectoryInUse(StartError):
@@ -69,6 +69,7 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
         )
         self.migrated: list[int] = []
         self._lock_fd = -1
+        self._log_is_sure = True
         self._incarnation = ""
         self._log: Log
         self._changes_reserved = 0
@@ -92,6 +93,7 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
         """Lock the directory, migrate the file, begin."""
         self._lock()
         try:
+            self._check()
             life = await self.engine.open(self._prepare)
         except StoreBroken as exc:
             self._unlock()
@@ -124,10 +126,24 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
             await self.engine.close()
             self._unlock()
 
+    def _check(self) -> None:
+        """Before SQLite sees the file: whether it is this process's to use, and what was left. Raises: StartError."""
+        path = self.engine.path
+        for one in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if one.exists() and not os.access(one, os.R_OK | os.W_OK):
+                owner = one.stat().st_uid
+                raise StartError(
+                    f"{one}: it belongs to user {owner}, and this process runs as {os.geteuid()}: run it as its owner, "
+                    f"or give it all of the directory: chown -R {os.geteuid()} {self.directory}"
+                )
+        self._log_is_sure = wholeness.check_log(path)
+        wholeness.check_end(path)
+
     def _prepare(self, db: sqlite3.Connection) -> schema.Life:
         self.migrated = schema.migrate(db, self.engine.path, self._migrations, on_step=self._on_migration)
-        boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
-        return schema.begin_life(db, durable=self.durability == "fsync", boot=boot)
+        if not self._log_is_sure:
+            wholeness.check_pages(db, self.engine.path)
+        return schema.begin_life(db, durable=self.durability == "fsync", boot=wholeness.boot())
 
     def _lock(self) -> None:
         try:
@@ -142,8 +158,12 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)
             raise DirectoryInUse(self.directory, holder or "?") from exc
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as exc:
+            os.close(fd)
+            raise StartError(f"data directory {self.directory}: {exc.strerror}: free space there") from exc
         self._lock_fd = fd
 
     def _unlock(self) -> None:

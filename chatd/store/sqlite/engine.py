@@ -29,9 +29,12 @@ _abandoned: list[sqlite3.Connection] = []  # of broken stores: closing one would
 _BROKEN = {
     sqlite3.SQLITE_IOERR_FSYNC,
     sqlite3.SQLITE_IOERR_DIR_FSYNC,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
 }
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}  # with all that these codes are extended to
+
+
+class Damaged(Unavailable):
+    """Something that is stored is not what was stored; the rest of the store is good."""
 
 
 def queries() -> dict[str, str]:
@@ -54,8 +57,12 @@ def translating() -> Iterator[None]:
         name = getattr(exc, "sqlite_errorname", type(exc).__name__)
         if code in _BROKEN:
             raise StoreBroken(f"SQLite: {exc} ({name}): the disk cannot be trusted; restart to recover") from exc
+        if code & 0xFF in _DAMAGED:
+            raise StoreBroken(f"SQLite: {exc} ({name}): `chatd doctor` says more; put a backup back") from exc
         if code & 0xFF == sqlite3.SQLITE_FULL:
             raise Unavailable("the disk is full: free space in the data directory", retry_after_ms=5_000) from exc
+        if "Could not decode" in str(exc):  # its text would tell the body
+            raise Damaged("a text in the database is damaged: see `chatd doctor --full`") from None
         raise Unavailable(f"the store failed: {exc} ({name})", retry_after_ms=1_000) from exc
 
 

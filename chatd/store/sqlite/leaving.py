@@ -29,8 +29,8 @@ from chatd.store.moving import (
 from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.accounts import account_of
 from chatd.store.sqlite.engine import QUERY
-from chatd.store.sqlite.log import pair_of
 from chatd.store.sqlite.push import KEPT
+from chatd.store.sqlite.rows import damaged, is_whole, pair_of
 
 # Each part walks an index of its own, so a page costs a page, however large the tables are.
 _NAMED: Final = (
@@ -137,7 +137,10 @@ def _entries(db: sqlite3.Connection, piece: Piece, bytes_max: int) -> list[Entry
     found: list[Entry] = []
     size = 0
     rows = db.execute(QUERY["leaving_messages"], (key, piece.after, piece.limit))
-    for seq, member, raw, ts_ms, is_hidden, body in rows:
+    for row in rows:
+        seq, raw, member, body, ts_ms, is_hidden, _ = row
+        if not is_whole(piece.conv, row):
+            raise damaged(piece.conv, seq)
         size += len(body) if body.isascii() else len(body.encode())
         if found and size > bytes_max:
             break

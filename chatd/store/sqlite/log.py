@@ -11,37 +11,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from chatd.errors import BadFrame, IdReuse
-from chatd.model import ID_AHEAD_MS_MAX, Advance, Appended, Draft, Grown, Message, born_ms, members_of
+from chatd.errors import IdReuse
+from chatd.model import ID_AHEAD_MS_MAX, Advance, Appended, Draft, Grown, Message, born_ms
 from chatd.store.base import ID_EXPIRED, Committed
-from chatd.store.sqlite.engine import QUERY
+from chatd.store.sqlite.engine import QUERY, Damaged, translating
+from chatd.store.sqlite.rows import HIDDEN, VISIBLE, checksum, id_bytes, message, pair_of
 
 ROWS_PER_STATEMENT_MAX = 128
-
-
-def id_bytes(text: str) -> bytes:
-    """The 16 bytes of a UUID."""
-    return bytes.fromhex(text.replace("-", ""))
-
-
-def id_text(raw: bytes) -> str:
-    """The canonical text of a UUID's 16 bytes."""
-    h = raw.hex()
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
-
-
-def message(conv: str, pair: tuple[str, str], row: Sequence[Any]) -> Message:
-    """A message from its row: seq, id, sender, body, ts_ms, hidden."""
-    seq, raw, sender, body, ts_ms, hidden = row
-    return Message(conv, seq, id_text(raw), pair[sender], body, ts_ms, bool(hidden))
-
-
-def pair_of(conv: str) -> tuple[str, str]:
-    """The two users of a conversation."""
-    pair = members_of(conv)
-    if pair is None:
-        raise BadFrame(f"no conversation is called {conv[:200]!r}")
-    return pair
 
 
 class Conversation:
@@ -135,7 +111,7 @@ class Log:
     ) -> list[Appended | IdReuse]:
         """Optimistic: almost every id is new, and the unique index says so at no extra cost when it is not."""
         db.execute("SAVEPOINT append")
-        known: dict[tuple[str, str, str], Message] = {}
+        known: dict[tuple[str, str, str], Message | IdReuse] = {}
         try:
             result = self._insert(db, drafts, known, touched)
         except sqlite3.IntegrityError:
@@ -146,9 +122,9 @@ class Log:
             for draft in drafts:
                 state = self.conversation(db, draft.conv)
                 key = (state.key, state.member(draft.sender), id_bytes(draft.id))
-                row = db.execute(QUERY["find_by_key"], key).fetchone()
-                if row is not None:
-                    known[draft.conv, draft.sender, draft.id] = message(draft.conv, state.pair, row)
+                first = _stored(db, draft.conv, state.pair, key)
+                if first is not None:
+                    known[draft.conv, draft.sender, draft.id] = first
             result = self._insert(db, drafts, known, touched)
         db.execute("RELEASE append")
         return result
@@ -157,7 +133,7 @@ class Log:
         self,
         db: sqlite3.Connection,
         drafts: Sequence[Draft],
-        known: dict[tuple[str, str, str], Message],
+        known: dict[tuple[str, str, str], Message | IdReuse],
         touched: dict[int, Conversation],
     ) -> list[Appended | IdReuse]:
         result: list[Appended | IdReuse] = []
@@ -165,6 +141,9 @@ class Log:
         for draft in drafts:
             name = (draft.conv, draft.sender, draft.id)
             first = known.get(name)
+            if isinstance(first, IdReuse):
+                result.append(first)
+                continue
             if first is not None:
                 same = first.body == draft.body
                 result.append(Appended(first, True) if same else IdReuse("this id names a message with another body"))
@@ -187,8 +166,10 @@ class Log:
             stored = Message(draft.conv, seq, draft.id, draft.sender, draft.body, ts_ms, hidden)
             known[name] = stored
             result.append(Appended(stored))
-            rows.append((state.key, seq, member, id_bytes(draft.id), ts_ms, int(hidden), draft.body))
-        _insert_rows(db, "INSERT INTO message (conversation, seq, sender, id, ts_ms, hidden, body)", rows, "")
+            raw, shown = id_bytes(draft.id), HIDDEN if hidden else VISIBLE
+            check = checksum(draft.conv, seq, raw, member, draft.body, ts_ms, shown)
+            rows.append((state.key, seq, member, raw, ts_ms, shown, draft.body, check))
+        _insert_rows(db, "INSERT INTO message (conversation, seq, sender, id, ts_ms, hidden, body, checksum)", rows, "")
         return result
 
     def _may_be_trimmed(self, db: sqlite3.Connection, state: Conversation, member: int, draft: Draft) -> bool:
@@ -262,6 +243,18 @@ class Log:
             "ON CONFLICT (key) DO UPDATE SET head = excluded.head, ts_ms = excluded.ts_ms, last_a = excluded.last_a,"
             " last_b = excluded.last_b, hidden = excluded.hidden, changed = excluded.changed",
         )
+
+
+def _stored(
+    db: sqlite3.Connection, conv: str, pair: tuple[str, str], key: tuple[int, int, bytes]
+) -> Message | IdReuse | None:
+    """The message that an id names. If it is damaged, whoever repeats it is told so, and nobody else has to wait."""
+    try:
+        with translating():
+            row = db.execute(QUERY["find_by_key"], key).fetchone()
+        return None if row is None else message(conv, pair, row)
+    except Damaged as exc:
+        return IdReuse(exc.message)
 
 
 def _insert_rows(db: sqlite3.Connection, head: str, rows: list[tuple[Any, ...]], tail: str) -> None:

@@ -12,8 +12,8 @@ import msgspec
 
 from chatd.model import Message, Owed, Pushed, Subscription, Unpushed, UnpushedPage, conv_of, members_of, peer_of
 from chatd.store.sqlite.engine import QUERY, Engine
-from chatd.store.sqlite.log import message, pair_of
 from chatd.store.sqlite.reading import unread
+from chatd.store.sqlite.rows import message, pair_of
 
 KEPT = "kept "  # before the names of `keep` in the meta table, where the store has its own
 

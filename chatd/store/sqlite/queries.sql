@@ -8,19 +8,19 @@ SELECT member, device, position, delivered, read FROM mark WHERE conversation = 
 SELECT blocker FROM block WHERE (blocker = :a AND blocked = :b) OR (blocker = :b AND blocked = :a);
 
 -- name: find
-SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden FROM message m
+SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden, m.checksum FROM message m
 WHERE m.conversation = (SELECT key FROM conversation WHERE a = ? AND b = ?) AND m.sender = ? AND m.id = ?;
 
 -- name: find_by_key
-SELECT seq, id, sender, body, ts_ms, hidden FROM message WHERE conversation = ? AND sender = ? AND id = ?;
+SELECT seq, id, sender, body, ts_ms, hidden, checksum FROM message WHERE conversation = ? AND sender = ? AND id = ?;
 
 -- name: read_after
-SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden FROM message m
+SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden, m.checksum FROM message m
 WHERE m.conversation = (SELECT key FROM conversation WHERE a = ? AND b = ?) AND m.seq > ?
 ORDER BY m.seq LIMIT ?;
 
 -- name: read_before
-SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden FROM message m
+SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden, m.checksum FROM message m
 WHERE m.conversation = (SELECT key FROM conversation WHERE a = ? AND b = ?) AND m.seq < ?
 ORDER BY m.seq DESC LIMIT ?;
 
@@ -46,7 +46,7 @@ WITH mine AS (
     ORDER BY changed DESC, key DESC LIMIT :limit
 )
 SELECT p.key, p.a, p.b, p.head, p.ts_ms, p.last_a, p.last_b, p.hidden, p.changed, p.trimmed, p.trimmed_ms,
-       m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden
+       m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden, m.checksum
 FROM page p LEFT JOIN message m ON m.conversation = p.key AND m.seq = p.head
 ORDER BY p.changed DESC, p.key DESC;
 
@@ -181,7 +181,7 @@ SELECT coalesce(max(k.delivered), 0), coalesce(max(k.read), 0),
 FROM mark k WHERE k.conversation = :key AND k.member = :member;
 
 -- name: newest_visible
-SELECT seq, id, sender, body, ts_ms, hidden FROM message
+SELECT seq, id, sender, body, ts_ms, hidden, checksum FROM message
 WHERE conversation = :key AND seq > :above AND seq <= :upto AND sender = :sender AND hidden = 0
 ORDER BY seq DESC LIMIT 1;
 
@@ -243,7 +243,8 @@ WHERE NOT EXISTS (SELECT 1 FROM conversation WHERE a = min(blocker, blocked) AND
 ORDER BY 1, 2;
 
 -- name: leaving_messages
-SELECT seq, sender, id, ts_ms, hidden, body FROM message WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?;
+SELECT seq, id, sender, body, ts_ms, hidden, checksum FROM message
+WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?;
 
 -- name: leaving_hidden
 SELECT count(*) FROM message WHERE conversation = ? AND seq <= ? AND hidden <> 0;

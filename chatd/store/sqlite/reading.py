@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from chatd.model import (
@@ -19,7 +20,7 @@ from chatd.model import (
     with_trimmed,
 )
 from chatd.store.sqlite.engine import QUERY
-from chatd.store.sqlite.log import message, pair_of
+from chatd.store.sqlite.rows import damaged, message, pair_of
 
 
 def read(
@@ -42,10 +43,15 @@ def read(
     rows.close()
     if after is None:
         log.reverse()
+    for one, following in pairwise(log):
+        if following.seq != one.seq + 1:
+            raise damaged(conv, one.seq + 1)
     whole = log and log[0].seq == (1 if after is None else after + 1)
     if whole or (after is None and len(log) == limit):
         return log
     row = db.execute(QUERY["trimmed"], pair).fetchone()
+    if after is not None and log and log[0].seq != max(after, row[0]) + 1:
+        raise damaged(conv, max(after, row[0]) + 1)
     if row is None or not row[0]:
         return log
     return with_trimmed(log, conv, *row, after=after, before=before, limit=limit)
