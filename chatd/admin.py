@@ -98,6 +98,12 @@ class Administered(Struct, frozen=True):
 
 
 Verbs = Mapping[str, Callable[..., Awaitable[Any]]]
+OnDone = Callable[[str, Mapping[str, Any]], None]
+"""Hears the verb and the arguments of each call that was done."""
+
+
+def nobody(verb: str, args: Mapping[str, Any]) -> None:
+    """An `OnDone` that listens to nothing."""
 
 
 async def run(administered: Struct, verb: str, args: Mapping[str, Any], verbs: Verbs = VERBS) -> Any:
@@ -120,13 +126,14 @@ async def run(administered: Struct, verb: str, args: Mapping[str, Any], verbs: V
     return msgspec.to_builtins(await method(owner, **msgspec.structs.asdict(parameters)))
 
 
-def admin_app(administered: Struct, verbs: Verbs = VERBS) -> web.Application:
+def admin_app(administered: Struct, verbs: Verbs = VERBS, on_done: OnDone = nobody) -> web.Application:
     """The server's half, to be served on the socket and nowhere else."""
 
     async def call(request: web.Request) -> web.Response:
         try:
             wanted = msgspec.json.decode(await request.read(), type=Call)
             answer = _Answer(result=await run(administered, wanted.verb, wanted.args, verbs))
+            on_done(wanted.verb, wanted.args)
         except msgspec.DecodeError as exc:
             answer = _Answer(code=BadFrame.code, message=str(exc))
         except Refusal as exc:
@@ -143,29 +150,35 @@ def admin_app(administered: Struct, verbs: Verbs = VERBS) -> web.Application:
 
 
 @asynccontextmanager
-async def serving(administered: Struct, socket_path: Path, verbs: Verbs = VERBS) -> AsyncIterator[None]:
+async def serving(
+    administered: Struct, socket_path: Path, verbs: Verbs = VERBS, on_done: OnDone = nobody
+) -> AsyncIterator[None]:
     """Serve the verbs on ``socket_path`` meanwhile; the caller owns its directory, so a socket there is a stale one.
 
     Raises: StartError – the path is too long for a unix socket, or cannot be made.
     """
-    async with _serving(administered, _bound(socket_path), socket_path, verbs):
+    async with _serving(administered, _bound(socket_path), socket_path, verbs, on_done):
         yield
 
 
 @asynccontextmanager
-async def serving_beside(administered: Struct, directory: Path, stem: str, verbs: Verbs = VERBS) -> AsyncIterator[Path]:
+async def serving_beside(
+    administered: Struct, directory: Path, stem: str, verbs: Verbs = VERBS, on_done: OnDone = nobody
+) -> AsyncIterator[Path]:
     """The same as ``stem``.sock in a directory that others may use as well; it is made if it is not there.
 
     Gives: the path. Whose name is taken by a process that lives gets a longer one. Raises: StartError.
     """
     path, sock = await asyncio.to_thread(_bound_beside, directory, stem)
-    async with _serving(administered, sock, path, verbs):
+    async with _serving(administered, sock, path, verbs, on_done):
         yield path
 
 
 @asynccontextmanager
-async def _serving(administered: Struct, sock: socket.socket, path: Path, verbs: Verbs) -> AsyncIterator[None]:
-    runner = web.AppRunner(admin_app(administered, verbs), access_log=None, handle_signals=False)
+async def _serving(
+    administered: Struct, sock: socket.socket, path: Path, verbs: Verbs, on_done: OnDone
+) -> AsyncIterator[None]:
+    runner = web.AppRunner(admin_app(administered, verbs, on_done), access_log=None, handle_signals=False)
     try:
         await runner.setup()
         await web.SockSite(runner, sock).start()

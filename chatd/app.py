@@ -43,6 +43,7 @@ from chatd.routing.membership import SETTLE_S, Member, Membership
 from chatd.routing.others import OtherProcesses
 from chatd.routing.proxying import host_and_port
 from chatd.routing.ring import Ring
+from chatd.security import EVENTS, SecurityLog
 from chatd.sequencer import Sequencer
 from chatd.services import Services
 from chatd.settings import Settings
@@ -127,6 +128,7 @@ class Server:
         self.sequencer: Sequencer
         self.delivery: Delivery
         self.presence: Presence
+        self.security: SecurityLog
         self.push: Push
         self.retention: Retention
         self.exchange: Exchange | None
@@ -246,6 +248,7 @@ class Server:
             chosen=lambda: everywhere is None or everywhere.chosen,
         )
         catch_ups = asyncio.Semaphore(limits.catch_ups_max)
+        self.security = SecurityLog(self._now_s)
         services = Services(
             settings=settings,
             store=self.store,
@@ -261,6 +264,7 @@ class Server:
             now_ms=self._now_ms,
             now_us=lambda: time.time_ns() // 1_000,
             on_broken=self._store_broke,
+            security=self.security,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
         self.operations = Operations(
@@ -356,6 +360,8 @@ class Server:
             site=Site() if settings.server.web else None,
             metrics_here=not settings.server.metrics_listen,
             on_store_error=self.metrics.store_failed,
+            security=self.security,
+            log_requests=settings.server.log_level == "debug",
         )
 
     def web_app(self) -> web.Application:
@@ -381,15 +387,20 @@ class Server:
         self.operations.name = name
         if isinstance(self.store, SqliteStore):
             path = self.store.directory / admin.SOCKET_NAME
-            await self._stack.enter_async_context(admin.serving(self.administered, path))
+            serving = admin.serving(self.administered, path, on_done=self._on_administered)
+            await self._stack.enter_async_context(serving)
             return
         directory = Path(self.settings.server.data_dir)
         stem = f"{admin.STEM}-{name}" if name else admin.STEM
         try:
-            beside = admin.serving_beside(self.administered, directory, stem)
+            beside = admin.serving_beside(self.administered, directory, stem, on_done=self._on_administered)
             self._overview.socket = await self._stack.enter_async_context(beside)
         except StartError as exc:
             log.warning("no_admin_socket", error=str(exc))
+
+    def _on_administered(self, verb: str, args: Mapping[str, Any]) -> None:
+        if (event := f"admin_{verb}") in EVENTS:
+            self.security.tell(event, address="local", user=str(args.get("user", "")))
 
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""

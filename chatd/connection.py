@@ -23,6 +23,7 @@ from chatd.errors import (
     InternalError,
     NotFound,
     OutcomeUnknown,
+    RateLimited,
     Refusal,
     StoreBroken,
     Unauthenticated,
@@ -44,6 +45,8 @@ from chatd.services import Services, Wire
 from chatd.session import Answer, Close, Event, Session, State, error_frame
 
 NEWEST_CONVERSATIONS = 100
+BROKEN = frozenset({1002, 1003, 1007, 1009, 4400})
+TOO_FAST = 4429
 
 Work: TypeAlias = Callable[[], Coroutine[None, None, None]]
 
@@ -51,9 +54,10 @@ log = structlog.get_logger("chatd.connection")
 
 
 class Connection:
-    """One device's connection, from its hello to its end."""
+    """One device's connection, from its hello to its end. ``address``: the client's, for the log."""
 
     __slots__ = (
+        "_address",
         "_busy",
         "_inbox",
         "_leave",
@@ -63,16 +67,19 @@ class Connection:
         "_wire",
         "_work",
         "device",
+        "id",
         "session",
         "since_us",
         "user",
         "watcher",
     )
 
-    def __init__(self, services: Services, wire: Wire) -> None:
+    def __init__(self, services: Services, wire: Wire, address: str = "local") -> None:
         settings = services.settings
         self._services = services
         self._wire = wire
+        self._address = address
+        self.id = secrets.token_hex(8)  # in its log lines, and in its welcome
         self.session = Session(settings.limits, hello_s=settings.timing.hello_s, now_s=services.now_s())
         self._logs = CatchUp(services, wire, self.session)
         self.user = ""
@@ -106,6 +113,8 @@ class Connection:
         elif isinstance(effect, Answer):
             self._services.metrics.frames_refused += 1
             self._write(effect.frame)
+            if isinstance(effect.frame, protocol.Error) and effect.frame.code == RateLimited.code:
+                self._tell("rate_limited", what="frames")
         elif isinstance(effect, Close):
             self._close(effect)
         elif isinstance(effect, protocol.Ping):
@@ -130,6 +139,7 @@ class Connection:
 
     def lost(self) -> None:
         """The socket is gone. What was submitted is committed all the same."""
+        self._debug("disconnected")
         self._closed()
 
     def tick(self, now_s: float) -> None:
@@ -289,6 +299,7 @@ class Connection:
             # Once more: a token that was revoked before the line above found no connection to close.
             identity = await services.accounts.authenticate(frame.token)
         except (Unauthenticated, Forbidden) as exc:
+            self._tell("token_refused", reason=exc.message)
             code = 4403 if isinstance(exc, Forbidden) else 4401
             self._close(Close(code, exc.message[:100], error_frame(exc, ref=frame.ref)))
             return
@@ -344,7 +355,7 @@ class Connection:
             protocol.Welcome(
                 user=self.user,
                 device=self.device,
-                session=secrets.token_hex(8),
+                session=self.id,
                 now=services.now_ms(),
                 incarnation=store.incarnation,
                 reset=reset,
@@ -360,6 +371,7 @@ class Connection:
             )
         )
         self._welcomed = True
+        self._debug("connected", device=self.device, address=self._address)
         if self._leave is not None:
             self._write(self._leave)
         await self._logs.open(self.user, self.device, None if reset else frame.since)
@@ -375,9 +387,13 @@ class Connection:
             metrics.resumes += 1
 
     async def _auth(self, frame: protocol.Auth) -> None:
-        identity = await self._services.accounts.authenticate(frame.token)
-        if (identity.user, identity.device) != (self.user, self.device):
-            raise Forbidden("this token is another user's or device's")
+        try:
+            identity = await self._services.accounts.authenticate(frame.token)
+            if (identity.user, identity.device) != (self.user, self.device):
+                raise Forbidden("this token is another user's or device's")
+        except (Unauthenticated, Forbidden) as exc:
+            self._tell("token_refused", reason=exc.message)
+            raise
         self.session.renewed(self._token_deadline_s(identity))
         self._write(protocol.Ok(ref=frame.ref))
 
@@ -435,7 +451,7 @@ class Connection:
             self._services.on_broken(exc)
             self._failed(frame, InternalError("the store failed; the server restarts"))
         except Exception as exc:
-            log.exception("frame_failed", user=self.user, device=self.device, exc_info=exc)
+            log.exception("frame_failed", connection=self.id, user=self.user, device=self.device, exc_info=exc)
             self._failed(frame, InternalError("the server failed; it was logged"))
         self._work = None
         self._busy = False
@@ -462,8 +478,20 @@ class Connection:
             return
         if effect.frame is not None:
             self._write(effect.frame)
+        if effect.code in BROKEN:
+            self._tell("protocol_broken", code=effect.code, reason=effect.reason)
+        elif effect.code == TOO_FAST:
+            self._tell("rate_limited", what="frames")
+        self._debug("closing", code=effect.code, reason=effect.reason)
         self._closed()
         self._wire.close(effect.code, effect.reason)
+
+    def _debug(self, event: str, **more: str | int) -> None:
+        if self._services.settings.server.log_level == "debug":  # a host that configured no log would print it
+            log.debug(event, connection=self.id, user=self.user, **more)
+
+    def _tell(self, event: str, **more: str | int) -> None:
+        self._services.security.tell(event, address=self._address, user=self.user, connection=self.id, **more)
 
     def _closed(self) -> None:
         if self.session.user and self.session.state is not State.CLOSED:

@@ -92,24 +92,38 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
+def client_address(remote: str | None, forwarded_for: str | None = None, trusted: Sequence[Network] = ()) -> str:
+    """The client's address; "local": there is none (a unix socket).
+
+    ``forwarded_for`` (an X-Forwarded-For header) is believed from its right end, as far as each hop that added to it
+    is ``trusted``.
+    """
+    address = _client(remote, forwarded_for, trusted)
+    return "local" if address is None else str(address)
+
+
 def address_key(remote: str | None, forwarded_for: str | None = None, trusted: Sequence[Network] = ()) -> str:
     """The key that a client's address pays under: an IPv4 address, or the /64 of an IPv6 one (one subscriber).
 
-    ``forwarded_for`` (an X-Forwarded-For header) is believed from its right end, as far as each hop that added to it
-    is ``trusted``. No address at all (a unix socket): "local".
+    Whose address it is: as `client_address` has it.
     """
+    address = _client(remote, forwarded_for, trusted)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return "local" if address is None else str(address)
+
+
+def _client(remote: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> _Address | None:
     address = _address(remote or "")
     if address is None:
-        return "local"
+        return None
     hops = forwarded_for.split(",")[-FORWARDED_HOPS_MAX:] if forwarded_for and trusted else []
     while hops and any(address in network for network in trusted):
         further = _address(hops.pop().strip())
         if further is None:
             break
         address = further
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address)
+    return address
 
 
 def _address(text: str) -> _Address | None:

@@ -15,6 +15,7 @@ from chatd.limits import Buckets
 from chatd.metrics import Metrics
 from chatd.presence.service import Presence
 from chatd.routing.exchange import Exchange
+from chatd.security import SecurityLog
 from chatd.sequencer import Sequencer
 from chatd.settings import Settings
 from chatd.store.base import Store
@@ -53,3 +54,4 @@ class Services(Struct, frozen=True):
     now_ms: Callable[[], int]
     now_us: Callable[[], int]
     on_broken: Callable[[StoreBroken], None]
+    security: SecurityLog

@@ -16,7 +16,8 @@ import click
 import structlog
 
 from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls
-from chatd.cli.process import END_GRACE_S, configure_logging, loop_factory, raise_open_files
+from chatd.cli.logs import configure_logging
+from chatd.cli.process import END_GRACE_S, loop_factory, raise_open_files
 from chatd.errors import EXIT_FAILED, ChatdError, ConfigError
 from chatd.settings import Settings, host_and_port
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from chatd.cli.common import cleartext_option, load_settings, place_options, program, refuse_tls
-from chatd.cli.process import END_GRACE_S, SPARE_FILES, configure_logging, end_now, loop_factory, raise_open_files
+from chatd.cli.logs import configure_logging
+from chatd.cli.process import END_GRACE_S, SPARE_FILES, end_now, loop_factory, raise_open_files
 from chatd.settings import Settings
 
 if TYPE_CHECKING:

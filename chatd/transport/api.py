@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry
 from chatd import protocol
 from chatd.accounts import Accounts
 from chatd.errors import NotFound, RateLimited, StoreBroken, Unauthenticated
-from chatd.limits import Buckets, Network
+from chatd.limits import Buckets, Network, address_key, client_address
 from chatd.model import Advance, Appended, Draft, Grown, Identity, peer_of
 from chatd.push.subscriptions import Subscriptions
+from chatd.security import SecurityLog
 from chatd.settings import LimitSettings
 from chatd.store.base import Store
 from chatd.transport.problem import HEADERS
@@ -61,6 +62,21 @@ class Api:
     site: Site | None = None
     metrics_here: bool = True
     on_store_error: Callable[[BaseException], None] = lambda exc: None
+    security: SecurityLog = field(default_factory=SecurityLog)
+    log_requests: bool = False
+
+    def address_key(self, request: web.Request) -> str:
+        """The key that the client's address pays under."""
+        return address_key(request.remote, _hops(request), self.trusted_proxies)
+
+    def tell(self, event: str, request: web.Request, user: str = "", **more: str | int) -> None:
+        """Log a security event of this request."""
+        address = client_address(request.remote, _hops(request), self.trusted_proxies)
+        self.security.tell(event, address=address, user=user, **more)
+
+
+def _hops(request: web.Request) -> str:
+    return ",".join(request.headers.getall("X-Forwarded-For", ()))  # a proxy may add a line of its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from chatd import __version__, protocol
-from chatd.errors import BadFrame, NotFound
+from chatd.errors import BadFrame, Forbidden, NotFound, Unauthenticated
 from chatd.model import Advance, is_message_id, peer_of
 from chatd.probing import Probe
 from chatd.sending import make_draft
@@ -25,16 +25,27 @@ class Handlers:
 
     async def register(self, call: Call) -> web.Response:
         body: shapes.Register = call.body
-        await self._api.accounts.register(body.user, body.password, body.invite)
+        try:
+            await self._api.accounts.register(body.user, body.password, body.invite)
+        except Forbidden as exc:
+            self._api.tell("register_refused", call.request, body.user, reason=exc.message)
+            raise
+        self._api.tell("registered", call.request, body.user)
         return reply(shapes.Registered(user=body.user), 201)
 
     async def login(self, call: Call) -> web.Response:
         body: shapes.Login = call.body
-        token, who = await self._api.accounts.login(body.user, body.password, body.name)
+        try:
+            token, who = await self._api.accounts.login(body.user, body.password, body.name)
+        except Unauthenticated:
+            self._api.tell("login_failed", call.request, body.user)
+            raise
+        self._api.tell("logged_in", call.request, who.user, device=who.device)
         return reply(shapes.LoggedIn(token=token, user=who.user, device=who.device, expires=who.expires_ms))
 
     async def logout(self, call: Call) -> web.Response:
         await self._api.accounts.logout(call.who)
+        self._api.tell("device_revoked", call.request, call.who.user, device=call.who.device)
         return no_content()
 
     async def devices(self, call: Call) -> web.Response:
@@ -55,7 +66,9 @@ class Handlers:
         )
 
     async def revoke_device(self, call: Call) -> web.Response:
-        await self._api.accounts.revoke(call.who.user, call.request.match_info["device"])
+        device = call.request.match_info["device"]
+        await self._api.accounts.revoke(call.who.user, device)
+        self._api.tell("device_revoked", call.request, call.who.user, device=device)
         return no_content()
 
     async def send_message(self, call: Call) -> web.Response:

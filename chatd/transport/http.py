@@ -7,6 +7,8 @@ anywhere on it becomes a problem document; the routes work the same in an applic
 from __future__ import annotations
 
 import asyncio
+import itertools
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
@@ -21,6 +23,7 @@ from chatd.errors import (
     Forbidden,
     InternalError,
     OutcomeUnknown,
+    RateLimited,
     Refusal,
     StoreBroken,
     TooLarge,
@@ -28,7 +31,8 @@ from chatd.errors import (
     Unavailable,
     Unsupported,
 )
-from chatd.limits import Network, address_key
+from chatd.limits import Buckets
+from chatd.model import Identity
 from chatd.transport import openapi
 from chatd.transport.api import Api, Call, no_content, pay
 from chatd.transport.browser import cors_headers, origin_allowed
@@ -38,6 +42,9 @@ from chatd.transport.problem import problem
 BODY_TIMEOUT_S = 10.0
 COUNTED_ELSEWHERE = {"send_message", "read", "readyz"}
 """Endpoints whose store errors the sequencer or the probe has counted."""
+_RUN = secrets.token_hex(4)
+_NUMBERS = itertools.count(1)
+"""A request's id is both: unique among all processes, and cheap."""
 
 log = structlog.get_logger("chatd.http")
 
@@ -71,18 +78,20 @@ def _serve(api: Api, endpoint: openapi.Endpoint, handler: Handler) -> Callable[[
     async def checked(request: web.Request) -> web.Response:
         origin = request.headers.get("Origin")
         if endpoint.method != "GET" and not origin_allowed(origin, request.headers.get("Host"), api.origins):
+            api.tell("origin_refused", request, origin=origin or "")
             raise Forbidden("this origin is not allowed here: see server.origins")
         identity = None
         if endpoint.auth:
-            identity = await api.accounts.authenticate(_bearer(request))
-            pay(api.calls, f"{identity.user} {identity.device}", api.now_s(), "requests")
+            identity = await _identified(api, request)
+            _pay(api, request, api.calls, f"{identity.user} {identity.device}", "requests", identity.user)
         elif pays_by_address:
-            pay(api.logins, client_key(request, api.trusted_proxies), api.now_s(), "logins")
+            _pay(api, request, api.logins, api.address_key(request), "logins")
         query = _query(request, endpoint.query) if endpoint.query else None
         body = await _body(request, endpoint.body, api.limits.frame_bytes_max) if endpoint.body else None
         return await handler(Call(request, identity, body, query))
 
     async def serve(request: web.Request) -> web.Response:
+        request_id = f"{_RUN}-{next(_NUMBERS)}"
         try:
             response = await checked(request)
         except Refusal as exc:
@@ -99,8 +108,10 @@ def _serve(api: Api, endpoint: openapi.Endpoint, handler: Handler) -> Callable[[
         except ConnectionError:
             raise  # the client went away: there is nobody to answer
         except Exception:  # the boundary: whatever it was, the client learns that it was ours, the log learns what
-            log.exception("request_failed", method=request.method, path=endpoint.path)
-            response = problem(InternalError("the server failed"))
+            log.exception("request_failed", request=request_id, method=request.method, path=endpoint.path)
+            response = problem(InternalError(f"the server failed; its log has it as request {request_id}"))
+        if api.log_requests:
+            log.debug("request", request=request_id, method=request.method, path=endpoint.path, status=response.status)
         response.headers.extend(cors_headers(request.headers.get("Origin"), api.origins))
         return response
 
@@ -126,9 +137,21 @@ async def _unknown_path(request: web.Request) -> web.Response:
     return problem(Unsupported("no such path: see /v1/openapi.json"))
 
 
-def client_key(request: web.Request, trusted: Sequence[Network]) -> str:
-    """The key that the client's address pays under."""
-    return address_key(request.remote, ",".join(request.headers.getall("X-Forwarded-For", ())), trusted)
+async def _identified(api: Api, request: web.Request) -> Identity:
+    token = _bearer(request)
+    try:
+        return await api.accounts.authenticate(token)
+    except (Unauthenticated, Forbidden) as exc:
+        api.tell("token_refused", request, reason=exc.message)
+        raise
+
+
+def _pay(api: Api, request: web.Request, buckets: Buckets, key: str, what: str, user: str = "") -> None:
+    try:
+        pay(buckets, key, api.now_s(), what)
+    except RateLimited:
+        api.tell("rate_limited", request, user, what=what)
+        raise
 
 
 def _bearer(request: web.Request) -> str:

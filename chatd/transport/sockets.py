@@ -12,7 +12,7 @@ from aiohttp import web
 
 from chatd import protocol
 from chatd.errors import BadFrame, Forbidden, InternalError, RateLimited, Refusal, Unavailable
-from chatd.limits import Buckets, Network, address_key
+from chatd.limits import Buckets, Network, address_key, client_address
 from chatd.services import Services
 from chatd.stats import SlowDevice, slowest
 from chatd.transport.browser import origin_allowed
@@ -125,7 +125,7 @@ class Sockets:
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept + b"\r\n" + chosen + b"\r\n"
         )
-        socket = WebSocket(self, transport)
+        socket = WebSocket(self, transport, self._address(request))
         transport.set_protocol(socket)
         handler.transport = None  # from here on it is not aiohttp's
         handler.connection_lost(None)
@@ -140,6 +140,7 @@ class Sockets:
     def _checked(self, request: web.Request) -> tuple[bytes, bytes]:
         headers = request.headers
         if not origin_allowed(headers.get("Origin"), headers.get("Host"), self._origins):
+            self._tell("origin_refused", request, origin=headers["Origin"])
             raise Forbidden(f"the origin {headers['Origin'][:200]!a} is not in server.origins")
         asked = headers.get("Upgrade", "").lower(), "upgrade" in headers.get("Connection", "").lower()
         if request.method != "GET" or asked != ("websocket", True) or headers.get("Sec-WebSocket-Version") != "13":
@@ -154,16 +155,22 @@ class Sockets:
         offered = [p.strip() for p in ",".join(headers.getall("Sec-WebSocket-Protocol", [])).split(",") if p.strip()]
         if offered and protocol.SUBPROTOCOL not in offered:
             raise BadFrame(f"the subprotocol is {protocol.SUBPROTOCOL}")
-        hops = ",".join(headers.getall("X-Forwarded-For", ()))  # a proxy may add a line of its own
-        address = address_key(request.remote, hops, self._proxies)
-        wait_s = self._connects.take(address, self.services.now_s())
+        wait_s = self._connects.take(address_key(self._address(request)), self.services.now_s())
         if wait_s:
+            self._tell("rate_limited", request, what="connections")
             raise RateLimited("too many connections from this address", retry_after_ms=int(wait_s * 1000) + 1)
         if self.draining:
             raise Unavailable("the server is stopping", retry_after_ms=1_000)
         accept = base64.b64encode(hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest())
         chosen = f"Sec-WebSocket-Protocol: {protocol.SUBPROTOCOL}\r\n".encode() if offered else b""
         return accept, chosen
+
+    def _address(self, request: web.Request) -> str:
+        hops = ",".join(request.headers.getall("X-Forwarded-For", ()))  # a proxy may add a line of its own
+        return client_address(request.remote, hops, self._proxies)
+
+    def _tell(self, event: str, request: web.Request, **more: str) -> None:
+        self.services.security.tell(event, address=self._address(request), **more)
 
     # --- bookkeeping ----------------------------------------------------------------------------------
 

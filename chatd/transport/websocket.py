@@ -44,7 +44,7 @@ class Registry(Protocol):
 
 
 class WebSocket(asyncio.Protocol):
-    """One socket after its upgrade. A `Wire` for its connection."""
+    """One socket after its upgrade. A `Wire` for its connection. ``address``: the client's."""
 
     __slots__ = (
         "_closing_until_s",
@@ -63,7 +63,7 @@ class WebSocket(asyncio.Protocol):
         "heard",
     )
 
-    def __init__(self, sockets: Registry, transport: asyncio.Transport) -> None:
+    def __init__(self, sockets: Registry, transport: asyncio.Transport, address: str) -> None:
         limits = sockets.services.settings.limits
         self._sockets = sockets
         self._transport = transport
@@ -78,7 +78,7 @@ class WebSocket(asyncio.Protocol):
         self._closing_until_s: float | None = None
         self.heard = True
         self.code = 1006  # as which it ended; until there is one: without
-        self._connection = Connection(sockets.services, self)
+        self._connection = Connection(sockets.services, self, address)
         transport.set_write_buffer_limits(high=limits.write_buffer_bytes_max)
 
     # --- asyncio.Protocol -----------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class WebSocket(asyncio.Protocol):
         except rfc6455.WireError as exc:
             self._fail(exc.code, exc.reason)
         except Exception as exc:
-            log.exception("receive_failed", exc_info=exc)
+            log.exception("receive_failed", connection=self._connection.id, user=self.user, exc_info=exc)
             self._fail(1011, InternalError("the server failed").message)
         else:
             if self._parser.more:

@@ -47,6 +47,7 @@ LAYERS = {
     "chatd.receipts": 2,
     "chatd.retention": 2,
     "chatd.sequencer": 2,
+    "chatd.security": 2,
     "chatd.services": 2,
     "chatd.presence.service": 2,
     "chatd.push.marks": 2,
