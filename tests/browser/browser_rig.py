@@ -74,9 +74,9 @@ async def enter(page: Page, url: str, user: str, *, register: bool = False, live
         await is_live(page)
 
 
-async def is_live(page: Page) -> None:
+async def is_live(page: Page, wait_s: float = 20) -> None:
     """Wait until the page says that it is connected."""
-    await expect(page.locator(".status[data-state=live]")).to_be_visible(timeout=20_000)
+    await expect(page.locator(".status[data-state=live]")).to_be_visible(timeout=1_000 * wait_s)
 
 
 async def write_to(page: Page, peer: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from browser_rig import FLAGS, WATCH, chromium, enter, is_live, say, shows, write_to
+from browser_rig import FLAGS, WATCH, browsing, chromium, enter, is_live, opened, say, shows, write_to
 from playwright.async_api import BrowserContext, Playwright, async_playwright, expect
 
 from chatd.testing.server import ChatServer
@@ -52,9 +52,29 @@ async def test_written_offline_closed_and_opened_again_it_is_sent_once_and_in_or
         await context.close()
 
 
-async def test_the_page_says_plainly_how_the_connection_is() -> None:
-    from browser_rig import browsing, opened
+async def test_older_messages_that_cannot_be_had_are_told_of_and_come_later() -> None:
+    settings = {"limits.initial_history": 30}
+    async with browsing() as browser, ChatServer(users=["alice", "bob"], settings=settings) as server:
+        bob = await server.client("bob")
+        for number in range(60):
+            handle = await bob.send("alice", f"message {number}")
+        await handle.sent()
+        context = await opened(browser)
+        page = await context.new_page()
+        await page.route("**/v1/conversations/**", lambda route: route.abort())
+        await enter(page, server.url, "alice")
+        await page.locator("[data-peer=bob]").click()
+        await expect(page.locator(".edge")).to_have_text("Older messages come when the server answers again.")
+        await expect(page.locator("[data-seq='31']")).to_be_in_viewport()  # the first unread one is not here
+        await page.unroute("**/v1/conversations/**")
+        server.cut("alice")
+        await is_live(page)
+        await page.evaluate("document.querySelector('.log').scrollTop = 0")
+        await expect(page.locator(".edge")).to_have_text("This is the beginning.")
+        await expect(page.locator("[data-seq='1']")).to_be_attached()
 
+
+async def test_the_page_says_plainly_how_the_connection_is() -> None:
     async with browsing() as browser, ChatServer(users=["alice"]) as server:
         context = await opened(browser)
         page = await context.new_page()

@@ -27,9 +27,9 @@ AT_END = """async () => {
   document.querySelector('.jumps[data-end="false"] .to-end')?.click();
   await new Promise(requestAnimationFrame);
 }"""
-SETTLED = """(head) => {
+SETTLED = """([head, last]) => {
   const row = chatd.conversations()[0];
-  return row?.head === head && row.unread === 0 && !chatd.outbox().length
+  return row?.head === head && row.unread === 0 && row.peerRead >= last && !chatd.outbox().length
     && !document.querySelector('.tick:not([data-tick="read"])');
 }"""
 VIEW = """() => [...document.querySelectorAll('.message')].map((one) => [
@@ -134,28 +134,32 @@ async def test_whatever_happens_both_see_the_server_s_log(
                 await sending
                 if "reopen" in troubles.get(at, []):
                     await person.reopen(chance.randrange(2))
-            await _settled(people, 2 * each)
-            await _judge(people, await _log(people[0].tabs[0], 2 * each), each)
+            log = await _settled(people, 2 * each)
+            await _judge(people, log, each)
             assert server.faults() == []
     finally:
         await server.kill()
 
 
-async def _settled(people: list[Person], head: int) -> None:
-    """Until everything is sent, and read by both in the tabs that are open.
+async def _settled(people: list[Person], head: int) -> list[list[Any]]:
+    """Until everything is sent, and read by both in the tabs that are open. Returns the log.
 
     Everybody reads at the same time: what one has read turns the other's ticks.
     """
-    tabs = [page for person in people for page in person.tabs]
-    waiting = tabs
-    async with asyncio.timeout(90):
-        for page in tabs:
-            await is_live(page)
+    waiting = [(person.user, page) for person in people for page in person.tabs]
+    async with asyncio.timeout(120):
+        for _, page in waiting:
+            await is_live(page, wait_s=60)  # who was cut often waits up to 30 s before it comes back
+            await page.wait_for_function("!chatd.outbox().length", timeout=60_000)
+        log = await _log(people[0].tabs[0], head)
+        last = {sender: seq for seq, sender, _ in log}
         while waiting:
-            for page in tabs:
-                await page.bring_to_front()
-                await page.evaluate(AT_END)
-            waiting = [page for page in tabs if not await page.evaluate(SETTLED, head)]
+            for person in people:
+                for page in person.tabs:
+                    await page.bring_to_front()
+                    await page.evaluate(AT_END)
+            waiting = [(user, page) for user, page in waiting if not await page.evaluate(SETTLED, [head, last[user]])]
+    return log
 
 
 async def _log(page: Page, head: int) -> list[list[Any]]:

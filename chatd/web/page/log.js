@@ -43,7 +43,16 @@ export function Log({ chat, me, peer, conv }) {
   useEvents(chat, ['receipt', 'outbox', 'conversation'], (event) => event?.conv === undefined || event.conv === conv);
 
   // A page that could not be had is asked for again by the next scroll, or when the connection is back.
-  const quietly = (work) => work.then((changed) => changed && again(), () => {});
+  const missing = useRef(false);
+  const quietly = (work) => work.then((changed) => {
+    const was = missing.current;
+    missing.current = false;
+    if (changed || was) again();
+  }, () => {
+    if (missing.current) return;
+    missing.current = true;
+    again();
+  });
   const goEnd = () => {
     still.current = { atEnd: true, anchor: null, target: null, put: 0 };
     return view.atEnd ? (again(), Promise.resolve()) : quietly(view.openEnd());
@@ -91,11 +100,12 @@ export function Log({ chat, me, peer, conv }) {
     const scrolled = box.scrollTop - put;
     const left = scrolled < -1 && box.scrollHeight - box.scrollTop - box.clientHeight > AT_END_PX;
     if (target !== null) {
-      const one = box.querySelector(`[data-seq="${target}"]`);
-      if (one) {
-        box.scrollTop += one.getBoundingClientRect().top - box.getBoundingClientRect().top - 60;
-        still.current.target = null;
-      }
+      if (view.busy) return;
+      // without a connection it may not be there: then what comes next after it
+      const all = [...box.querySelectorAll('[data-seq]')];
+      const one = all.find(({ dataset }) => Number(dataset.seq) >= target) ?? all.at(-1);
+      if (one) box.scrollTop += one.getBoundingClientRect().top - box.getBoundingClientRect().top - 60;
+      still.current.target = null;
     } else if (atEnd && !left) {
       box.scrollTop = box.scrollHeight;
     } else if (anchor) {
@@ -119,9 +129,11 @@ export function Log({ chat, me, peer, conv }) {
 
   function readUpTo(seq) {
     const known = row();
-    if (!known || document.visibilityState !== 'visible' || !document.hasFocus() || seq <= known.read || known.unread === 0) return;
-    chat.read(conv, seq);
-    clearNotifications(me, conv, seq);
+    if (!known || peer === me || document.visibilityState !== 'visible' || !document.hasFocus()) return;
+    const due = view.toRead(seq, known.read, me);
+    if (!due) return;
+    chat.read(conv, due);
+    clearNotifications(me, conv, due);
   }
 
   useEffect(() => {
@@ -179,7 +191,7 @@ export function Log({ chat, me, peer, conv }) {
   return html`
     <div class="log-frame">
       <div class="log" role="log" aria-live="off" aria-label=${t('messagesWith', { user: peer })} tabindex="0" ref=${log}>
-        <p class="edge">${view.atStart ? t('beginning') : t('loading')}</p>
+        <p class="edge">${t(view.atStart ? 'beginning' : missing.current ? 'olderLater' : 'loading')}</p>
         <ol>${parts}${unsent.map((one) => html`<${Unsent} key=${one.id} chat=${chat} one=${one} />`)}</ol>
       </div>
       <div class="jumps" ref=${buttons}>

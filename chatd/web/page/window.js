@@ -29,6 +29,11 @@ export class MessageWindow {
     this.#head = head;
   }
 
+  /** Something is being fetched. */
+  get busy() {
+    return this.#busy;
+  }
+
   /** Show the end. Returns: whether it changed anything. */
   openEnd() {
     return this.#open(undefined);
@@ -40,6 +45,7 @@ export class MessageWindow {
     return this.#open(before > this.#head() ? undefined : before);
   }
 
+  /** @param {number | undefined} before */
   async #open(before) {
     const opened = ++this.#opened;
     this.#busy = true;
@@ -91,6 +97,7 @@ export class MessageWindow {
     });
   }
 
+  /** @param {number} before @param {(found: Entry[]) => void} put */
   async #page(before, put) {
     if (this.#busy) return false;
     const opened = this.#opened;
@@ -115,6 +122,18 @@ export class MessageWindow {
     if (!this.atEnd || entry.seq <= (this.items.at(-1)?.seq ?? 0)) return false;
     this.items = [...this.items, entry];
     return true;
+  }
+
+  /**
+   * Up to which seq a read mark is due when everything up to `seq` was seen; 0: none is. One's own messages need none, but
+   * what stands before them does, also when one wrote without having looked at it.
+   * @param {number} seq @param {number} read the mark so far @param {string} me
+   */
+  toRead(seq, read, me) {
+    if (seq <= read || !this.items.length) return 0;
+    const theirs = this.items.findLast((entry) => entry.seq <= seq && entry.from !== me)?.seq ?? 0;
+    const due = Math.max(theirs, Math.min(seq, this.items[0].seq - 1)); // nothing is known of what is above the window
+    return due > read ? due : 0;
   }
 
   /** Somebody reads at the end: what is too much goes at the start. */
