@@ -26,7 +26,7 @@ check: $(DEV) ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/generate.py .ci/tests.py
+	$(BIN)/mypy docs/generate.py docs/man_page.py .ci/tests.py
 
 bench: $(DEV) ## measure, and save as JSON in bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
@@ -70,7 +70,8 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 
 # Tests run against real programs. Root gets the Debian packages, whose services are kept from starting; anybody else a line.
 # Each is a program, and behind a colon its package where that has another name.
-PROGRAMS = redis-server nginx haproxy caddy chromium npm prometheus fail2ban-client:fail2ban systemd-analyze:systemd
+PROGRAMS = redis-server nginx haproxy caddy chromium npm prometheus fail2ban-client:fail2ban systemd-analyze:systemd \
+  groff
 programs:
 	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v "$${one%%:*}" >/dev/null || echo "$${one##*:}"; done); \
 	if [ -z "$$missing" ]; then exit; fi; \

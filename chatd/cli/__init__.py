@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chatd.cli import administer, backup, cluster, configure, messages, migrate, notify, serve, talk, tools
+from chatd.cli import administer, backup, cluster, configure, health, messages, migrate, notify, serve, talk, tools
 from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
 
 EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
@@ -55,7 +55,9 @@ for _command in (
     talk.chat,
     messages.send,
     messages.tail,
+    health.health,
     tools.bench,
+    tools.completion,
     tools.version,
 ):
     main.add_command(_command)

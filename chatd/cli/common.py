@@ -85,10 +85,20 @@ def program() -> str:
     if called.name == "__main__.py":
         return f"{Path(sys.executable).name} -m chatd"
     on_path = shutil.which(called.name)
-    if on_path is not None and Path(on_path).resolve() == called.resolve():
+    if on_path is not None and Path(on_path).resolve() == Path(sys.executable if frozen() else called).resolve():
         return called.name
     here = os.path.relpath(called)
-    return str(called) if here.startswith("..") else here
+    return str(called) if here.startswith("..") else here if os.sep in here else os.path.join(os.curdir, here)
+
+
+def frozen() -> bool:
+    """Whether this is the binary of `make binary`: the interpreter is inside, and `sys.executable` is chatd itself."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def self_command() -> list[str]:
+    """What starts this program once more, before the verb: for workers, and for a server that is measured."""
+    return [sys.executable] if frozen() else [sys.executable, "-m", "chatd"]
 
 
 def read_line(fd: int = 0) -> str:

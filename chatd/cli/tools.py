@@ -1,4 +1,4 @@
-"""``chatd bench`` and ``chatd version``."""
+"""``chatd bench``, ``chatd completion`` and ``chatd version``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ def bench(arguments: tuple[str, ...]) -> None:
     from chatd.testing.load import main
 
     sys.exit(main(list(arguments)))
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes a shell complete chatd's commands and options: `source <(chatd completion bash)`."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"{shell}: no completion for this shell")
+    click.echo(kind(context.find_root().command, {}, "chatd", "_CHATD_COMPLETE").source())
 
 
 @click.command()

@@ -70,10 +70,15 @@ class Running:
         assert self.process.stdout is not None
         return await self.process.stdout.readline()
 
+    async def keys(self, keys: str) -> None:
+        """Press these keys in its terminal."""
+        assert self._terminal_fd is not None
+        os.write(self._terminal_fd, keys.encode())
+
     async def type(self, line: str) -> None:
         """Type a line."""
         if self._terminal_fd is not None:
-            os.write(self._terminal_fd, f"{line}\n".encode())
+            await self.keys(f"{line}\n")
             return
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n".encode())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from chatd import settings
+from chatd.cli.common import self_command
 from chatd.store.redis import RedisStore
 from chatd.testing.load.process import ServerProcess
 from chatd.testing.redis_server import RedisServer
@@ -20,7 +20,7 @@ class ClusterProcess(ServerProcess):
     def __init__(
         self, directory: Path, redis: RedisServer, workers: int, settings: Mapping[str, str] | None = None
     ) -> None:
-        command = (sys.executable, "-m", "chatd", "cluster", "--workers", f"{workers}")
+        command = (*self_command(), "cluster", "--workers", f"{workers}")
         shared = {
             "CHATD_STORE_KIND": "redis",
             "CHATD_STORE_REDIS_URL": redis.url,

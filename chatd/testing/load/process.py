@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from chatd.cli.common import self_command
 from chatd.errors import ChatdError
 from chatd.testing.ports import free_port
 
-SERVE: tuple[str, ...] = (sys.executable, "-m", "chatd", "serve")
+SERVE: tuple[str, ...] = (*self_command(), "serve")
 START_S_MAX = 30.0
 STOP_S_MAX = 60.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
