@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -14,6 +15,8 @@ from chatd.errors import REFUSALS, BadFrame, Refusal, Unavailable
 from chatd.protocol import CLOSE_CODES, SUBPROTOCOL, WS_PATH
 
 CONNECT_TIMEOUT_S = 10.0
+HANDSHAKE_TIMEOUT_S = 60.0
+"""For the whole handshake: when thousands come back at once, a server lets them in one after the other."""
 CLOSE_TIMEOUT_S = 2.0
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 
@@ -112,15 +115,16 @@ async def connect(url: str) -> Wire:
     """
     session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S))
     try:
-        socket = await session.ws_connect(
-            url,
-            protocols=(SUBPROTOCOL,),
-            compress=0,
-            autoping=False,
-            decode_text=False,
-            max_msg_size=FRAME_BYTES_MAX,
-            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
-        )
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            socket = await session.ws_connect(
+                url,
+                protocols=(SUBPROTOCOL,),
+                compress=0,
+                autoping=False,
+                decode_text=False,
+                max_msg_size=FRAME_BYTES_MAX,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+            )
     except aiohttp.WSServerHandshakeError as exc:
         await session.close()
         retry_after = exc.headers.get("Retry-After", "") if exc.headers else ""

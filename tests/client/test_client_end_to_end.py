@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.client import CaughtUpEvent, Client, MessageEvent
+from chatd.client import CaughtUpEvent, Client, MessageEvent, wire
 from chatd.errors import Unauthenticated
 from chatd.model import Marks
 from chatd.testing import ChatServer
@@ -138,3 +138,20 @@ async def test_notes_to_self_are_delivered_and_read() -> None:
         await alice.mark_read("alice:alice", 1)
         async with asyncio.timeout(PATIENCE_S):
             assert (await handle.read()).seq == 1
+
+
+async def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HANDSHAKE_TIMEOUT_S", 0.05)
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client is gone
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(wire.WireClosed) as closed:
+            await wire.connect(f"ws://127.0.0.1:{port}/v1/ws")
+        assert (closed.value.code, closed.value.final) == (1006, False)
+        await ended.wait()
