@@ -26,7 +26,7 @@ check: $(DEV) ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/generate.py docs/man_page.py .ci/tests.py
+	$(BIN)/mypy docs/generate.py docs/dashboard.py docs/man_page.py .ci/tests.py
 
 bench: $(DEV) ## measure, and save as JSON in bench/results
 	@exec $(BIN)/python -m bench $(ARGS)

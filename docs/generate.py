@@ -1,8 +1,9 @@
 """Writes the files that are generated from the code, so that they cannot say anything else: ``make docs``.
 
 docs/protocol.schema.json (JSON Schema 2020-12) and docs/asyncapi.yaml (AsyncAPI 3.0) come from the frame types in
-chatd/protocol.py, docs/chatd.1 from the commands (docs/man_page.py), config/chatd.toml from the settings table, and the
-tables in docs/operations.md from the settings and the metrics. tests/architecture/test_generated.py fails on drift.
+chatd/protocol.py, docs/chatd.1 from the commands (docs/man_page.py), config/chatd.toml from the settings table,
+config/grafana/chatd.json from the table in docs/dashboard.py, and the tables in docs/operations.md from the settings and
+the metrics. tests/architecture/test_generated.py fails on drift.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from chatd.settings import default_toml, table, toml_value
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-from man_page import man_page  # noqa: E402 - it stands beside this file, which is no package
+from dashboard import dashboard  # noqa: E402 - they stand beside this file, which is no package
+from man_page import man_page  # noqa: E402
 
 LABELS = {f"chatd_{spec.name}": f" by `{spec.label}`" for spec in SPECS if spec.label}
 
@@ -50,6 +52,7 @@ def documents() -> dict[str, str]:
     """Path below the repository's root → the text that the file must have."""
     return {
         "config/chatd.toml": default_toml(),
+        "config/grafana/chatd.json": dashboard(),
         "docs/chatd.1": man_page(),
         "docs/operations.md": _operations_md((ROOT / "docs/operations.md").read_text("utf-8")),
         "docs/protocol.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
