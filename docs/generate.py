@@ -2,8 +2,8 @@
 
 docs/protocol.schema.json (JSON Schema 2020-12) and docs/asyncapi.yaml (AsyncAPI 3.0) come from the frame types in
 chatd/protocol.py, docs/chatd.1 from the commands (docs/man_page.py), config/chatd.toml from the settings table,
-config/grafana/chatd.json from the table in docs/dashboard.py, and the tables in docs/operations.md from the settings and
-the metrics. tests/architecture/test_generated.py fails on drift.
+config/grafana/chatd.json from the table in docs/dashboard.py, and the tables in docs/operations.md from the settings
+and the metrics. tests/architecture/test_generated.py fails on drift.
 """
 
 from __future__ import annotations
