@@ -126,6 +126,10 @@ class Talker:
                 self._in_flight.append((frame.seq, frame.id))
             case protocol.Receipt() if frame.user == self._peer:
                 self._receipt(frame.delivered)
+            case protocol.ConversationList():  # the session was compared with the store: its marks are receipts, too
+                for row in frame.conversations:
+                    if row.conv == self._conv:
+                        self._receipt(row.peer_delivered)
 
     def _receipt(self, delivered: int) -> None:
         in_flight = self._in_flight
