@@ -312,6 +312,7 @@ class Server:
             process=process,
             incarnation=self.store.incarnation,
             reconcile_s=cluster.reconcile_s,
+            calm_s=cluster.reconcile_calm_s,
             spread_s=cluster.spread_s,
             random=random.random,
         )

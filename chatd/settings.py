@@ -307,8 +307,21 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = ""
     reconcile_s: Annotated[
         float,
-        Meta(ge=1, le=3600, description="A session is compared with the store this often, should a hint be lost."),
+        Meta(
+            ge=1,
+            le=3600,
+            description="After a sign that hints may be lost (a process died, or dropped some) every session is "
+            "compared with the store within so long.",
+        ),
     ] = 30.0
+    reconcile_calm_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86_400,
+            description="Without any sign, within so long; less than cluster.reconcile_s counts as that.",
+        ),
+    ] = 300.0
     spread_s: Annotated[
         float,
         Meta(ge=0, le=300, description="After a gap of the bus all sessions are compared within so many seconds."),

@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from chatd.model import Grown, Message, PresenceState
 
+EVERYBODY = "!"
+"""The channel on which every process listens. No user has such a name."""
+
 
 class Hint(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Something that happened in another process."""
@@ -73,8 +76,12 @@ class PresenceHint(Hint, frozen=True, tag="presence"):
     last_seen_ms: int | None = None
 
 
+class LossHint(Hint, frozen=True, tag="loss"):
+    """For `EVERYBODY`: hints of the process that says so were dropped before they reached the bus."""
+
+
 AnyHint: TypeAlias = (
-    MessageHint | MarksHint | TypingHint | EndHint | ReplacedHint | BlockedHint | PrivacyHint | PresenceHint
+    MessageHint | MarksHint | TypingHint | EndHint | ReplacedHint | BlockedHint | PrivacyHint | PresenceHint | LossHint
 )
 
 
@@ -108,6 +115,10 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Let go."""
+
+    @property
+    def dropped(self) -> int:
+        """How many hints this end has dropped so far, or sent in vain."""
 
     def publish(self, user: str, letter: bytes, on_receivers: OnReceivers | None = None) -> None:
         """Tell everybody who listens on this user's channel. At its bound the bus drops it."""

@@ -148,6 +148,11 @@ class RedisBus:
 
     # --- publishing -------------------------------------------------------------------------------------
 
+    @property
+    def dropped(self) -> int:
+        """See `Bus`."""
+        return self._metrics.hints_dropped
+
     def publish(self, user: str, letter: bytes, on_receivers: OnReceivers | None = None) -> None:
         """See `Bus`."""
         channel = PREFIX + user.encode()

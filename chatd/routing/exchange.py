@@ -9,17 +9,20 @@ import msgspec
 import structlog
 
 from chatd.delivery import Delivery, Recipient
+from chatd.errors import StartError, Unavailable
 from chatd.metrics import Metrics
 from chatd.model import Advance, Appended, Grown, members_of, peer_of
 from chatd.presence.service import Presence
 from chatd.push.service import Push
 from chatd.routing import bus as wire
 from chatd.routing.bus import (
+    EVERYBODY,
     AnyHint,
     BlockedHint,
     Bus,
     EndHint,
     Letter,
+    LossHint,
     MarksHint,
     MessageHint,
     PresenceHint,
@@ -28,6 +31,7 @@ from chatd.routing.bus import (
     TypingHint,
 )
 from chatd.routing.others import OtherProcesses
+from chatd.routing.turns import Turns
 
 log = structlog.get_logger("chatd.exchange")
 
@@ -36,8 +40,9 @@ class Exchange:
     """A `FanOut` of the sequencer, and the ear of this process.
 
     ``process`` names it, ``incarnation`` the history that it knows: in another one a seq may name another body, so its
-    messages and marks are for nobody here. Every session is reconciled with the store every ``reconcile_s``, each at a
-    time of its own, and within ``spread_s`` after a gap of the bus: within that a lost hint is found.
+    messages and marks are for nobody here. Every session is reconciled with the store within ``spread_s`` after a gap
+    of this end of the bus, and within ``reconcile_s`` after a sign that hints of others were lost: a process is gone,
+    or says that it dropped some, or what it says is not understood. Without a sign each has its turn in ``calm_s``.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Exchange:
         process: str,
         incarnation: str = "",
         reconcile_s: float,
+        calm_s: float,
         spread_s: float,
         random: Callable[[], float],
     ) -> None:
@@ -63,8 +69,10 @@ class Exchange:
         self._metrics = metrics
         self._process = process
         self._incarnation = incarnation
-        self._turns = max(1, round(reconcile_s))
-        self._turn = 0
+        self._turns = Turns(reconcile_s=reconcile_s, calm_s=calm_s)
+        self._dropped = 0
+        self._untold = False
+        others.on_gone = self._turns.doubt
         self._spread_s = spread_s
         self._random = random
         self._timer: asyncio.TimerHandle | None = None
@@ -74,6 +82,10 @@ class Exchange:
     async def open(self) -> None:
         """Connect to the bus. Raises: StartError."""
         await self._bus.open(self._heard, self._gap)
+        try:
+            await self._bus.listen(EVERYBODY)
+        except Unavailable as exc:
+            raise StartError(f"cluster.bus_url: {exc.message}") from exc
         await self._others.open()
         self._arm()
 
@@ -165,6 +177,7 @@ class Exchange:
             letter = wire.decode(data)
         except msgspec.DecodeError as exc:  # a process of another version: the store is read in time
             log.warning("hint_not_understood", error=str(exc)[:200])
+            self._turns.doubt()
             return
         if letter.process == self._process:
             return
@@ -189,12 +202,16 @@ class Exchange:
                 self._presence.shows_last_seen(user, on)
             case PresenceHint(state=state, last_seen_ms=last_seen_ms):
                 self._presence.elsewhere(user.removeprefix("?"), letter.process, state, last_seen_ms)
+            case LossHint():
+                self._metrics.bus_gaps += 1
+                self._turns.doubt()
 
     # --- what may have been missed ----------------------------------------------------------------------
 
     def _gap(self) -> None:
         """Hints were lost: every session reads what it lacks, not all at once."""
         self._metrics.bus_gaps += 1
+        self._turns.doubt()  # the others may have spoken to nobody for a little longer
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._others.again())
         for one in list(self._delivery.connected()):
@@ -212,9 +229,18 @@ class Exchange:
         self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
 
     def _tick(self) -> None:
-        """Each second a part of the sessions is looked after, so that each has its turn in ``reconcile_s``."""
+        """Each second those are looked after whose turn it is, and others are told what this process could not tell."""
         self._arm()
-        self._turn = (self._turn + 1) % self._turns
+        dropped = self._bus.dropped
+        if dropped != self._dropped:
+            self._dropped, self._untold = dropped, True
+        if self._untold:  # again and again until the bus takes it
+            letter = wire.encode(Letter(self._process, LossHint(), self._incarnation))
+            self._bus.publish(EVERYBODY, letter, self._loss_told)
+        self._turns.tick()
         for one in list(self._delivery.connected()):
-            if (id(one) >> 6) % self._turns == self._turn:
+            if self._turns.due(id(one) >> 6):
                 one.reconcile()
+
+    def _loss_told(self, listened: int) -> None:
+        self._untold = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -36,6 +36,7 @@ class OtherProcesses:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
+        self.on_gone: Callable[[], None] = lambda: None  # a process died or left: its last hints may be lost
 
     async def open(self) -> None:
         """Take the lease. Raises: StartError."""
@@ -121,8 +122,10 @@ class OtherProcesses:
         """Renew the lease, and see who is dead. Half of a lease is left for one that was missed."""
         while not self._closing:
             try:
-                self._alive = await self._board.alive()
+                before, self._alive = self._alive, await self._board.alive()
                 self._presence.alive(self._alive)
+                if before - self._alive:
+                    self.on_gone()
             except Refusal as exc:
                 log.warning("lease_not_renewed", error=exc.message)
             await asyncio.sleep(self._lease_s / 3)

@@ -40,6 +40,7 @@ class LoopBus:
         self._on_hint: OnHint = lambda user, letter: None
         self._on_gap: Callable[[], None] = lambda: None
         self._cut = False
+        self.dropped = 0
 
     async def open(self, on_hint: OnHint, on_gap: Callable[[], None]) -> None:
         """See `Bus`."""
@@ -61,6 +62,7 @@ class LoopBus:
     def publish(self, user: str, letter: bytes, on_receivers: OnReceivers | None = None) -> None:
         """See `Bus`."""
         hub = self._hub
+        self.dropped += self._cut
         ends = [] if self._cut else [end for end in hub.ends if end.hears(user)]
         for end in ends:
             if end is self:

@@ -32,6 +32,7 @@ LAYERS = {
     "chatd.routing": 1,
     "chatd.routing.bus": 1,
     "chatd.routing.ring": 1,
+    "chatd.routing.turns": 1,
     "chatd.push.base": 1,
     "chatd.push.outbox": 1,
     "chatd.accounts": 2,

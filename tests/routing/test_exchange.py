@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ CONV = conv_of("alice", "bob")
 USERS = ["alice", "bob", "carol"]
 FAST: dict[str, Any] = {
     "cluster.reconcile_s": 1.0,
+    "cluster.reconcile_calm_s": 1.0,
     "cluster.spread_s": 0.1,
     "push.private_endpoints": True,
     "push.delay_s": 0.5,
@@ -36,8 +37,9 @@ FAST: dict[str, Any] = {
 class Cluster:
     """Servers with a bus and a memory store in common, and the tokens that hold on all of them."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, settings: Mapping[str, Any] = FAST) -> None:
         self.hub = hub
+        self._settings = settings
         self.store = MemoryStore()
         self.servers: list[ChatServer] = []
         self.boards: list[LoopBoard] = []
@@ -49,7 +51,7 @@ class Cluster:
             board = LoopBoard(self.hub)
             self.boards.append(board)
             users = USERS if not self.servers else ()
-            server = ChatServer(users=users, settings=FAST, share=share, bus=bus, board=board)
+            server = ChatServer(users=users, settings=self._settings, share=share, bus=bus, board=board)
             self.servers.append(await self.stack.enter_async_context(server))
 
     async def client(self, at: int, user: str, device: str = "test") -> Client:
@@ -243,6 +245,48 @@ async def test_after_a_cut_every_session_is_compared_with_the_store(cluster: Clu
     end.heal()
     assert [m.body for m in await messages(bob, 1)] == ["while nobody could hear"]
     await handle.delivered()
+
+
+@pytest.fixture
+async def calm() -> AsyncIterator[Cluster]:
+    """Sessions are compared with the store after a sign of a loss, and otherwise not while a test runs."""
+    cluster = Cluster(Hub(), {**FAST, "cluster.reconcile_calm_s": 3_600.0})
+    async with cluster.stack:
+        await cluster.start(2)
+        yield cluster
+
+
+async def hears_nothing_of(cluster: Cluster, what: str) -> Client:
+    """Alice sends ``what`` on the first process, and no hint of it reaches the second. Returns: Bob, who is there."""
+    alice, bob = await cluster.client(0, "alice"), await cluster.client(1, "bob")
+    for one in (alice, bob):
+        await caught_up(one)
+    cluster.hub.ends[0].cut()
+    await (await alice.send("bob", what)).sent()
+    return bob
+
+
+async def is_told(bob: Client, what: str) -> None:
+    async with asyncio.timeout(20):
+        assert [m.body for m in await messages(bob, 1)] == [what]
+
+
+async def test_a_process_that_could_not_tell_says_so_when_it_can(calm: Cluster) -> None:
+    bob = await hears_nothing_of(calm, "while the sender had no bus")
+    calm.hub.ends[0].heal()
+    await is_told(bob, "while the sender had no bus")
+
+
+async def test_what_a_process_committed_last_before_it_died_is_found(calm: Cluster) -> None:
+    bob = await hears_nothing_of(calm, "its last")
+    calm.boards[0].die()
+    await is_told(bob, "its last")
+
+
+async def test_a_letter_that_is_not_understood_is_a_sign(calm: Cluster) -> None:
+    bob = await hears_nothing_of(calm, "of a newer version")
+    calm.hub.end().publish("bob", b"\xc1")
+    await is_told(bob, "of a newer version")
 
 
 async def test_a_message_of_another_history_is_shown_to_nobody(cluster: Cluster) -> None:
