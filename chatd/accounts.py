@@ -22,7 +22,7 @@ from chatd.jwt_keys import Claims, JwtKeys
 from chatd.model import Account, Device, Identity, is_user
 from chatd.passwords import Passwords
 from chatd.settings import AccountSettings
-from chatd.store.base import Store
+from chatd.store.base import Erased, Store
 
 CLOSE_REVOKED = 4401
 CLOSE_DISABLED = 4403
@@ -268,6 +268,21 @@ class Accounts:
                 raise NotFound("no such user")
         self._known.pop(user, None)
         self.on_revoked(user, None, CLOSE_REVOKED)
+
+    async def erase_user(self, user: str, cursor: str | None = None) -> Erased:
+        """Delete a user and take the bodies of all that it wrote, for ever: a step, and ``cursor`` is where to go on.
+
+        What its devices had under way when the first step ended them may be stored after that: walk again until a walk
+        finds nothing. Raises: NotFound – there never was such a user.
+        """
+        async with self._changing:
+            step = await self._store.erase(user, cursor=cursor)
+        if step is None:
+            raise NotFound("no such user, and there never was")
+        if cursor is None:
+            self._known.pop(user, None)
+            self.on_revoked(user, None, CLOSE_REVOKED)
+        return step
 
     async def issue_token(self, user: str, name: str = "", days: int | None = None) -> str:
         """A token of a new device without a password, for a program. ``days`` 0: until revoked; None: as a login.

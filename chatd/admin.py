@@ -47,6 +47,7 @@ VERBS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "disable": Accounts.disable,
     "enable": Accounts.enable,
     "delete_user": Accounts.delete_user,
+    "erase_user": Accounts.erase_user,
     "issue_token": Accounts.issue_token,
     "tokens": Accounts.tokens,
     "revoke": Accounts.revoke,

@@ -63,7 +63,9 @@ async def _copy(source: Source, target: Target, tell: Tell) -> int:
     async with aclosing(source.all_convs()) as pages:
         async for convs in pages:
             notes = await source.notes(convs)
-            await target.begin_at({one.conv: one.trimmed for one in notes if one.trimmed[0]})
+            erased = await source.erased(convs)
+            beginnings = {one.conv: (*one.trimmed, erased.get(one.conv, 0)) for one in notes}
+            await target.begin_at({conv: where for conv, where in beginnings.items() if where[0] or where[2]})
             heads = await target.heads(convs)
             logs = {one.conv: Log(one, after=heads[one.conv]) for one in notes}
             done += sum(min(log.after, log.head) for log in logs.values())

@@ -87,6 +87,7 @@ class Draft(Struct, frozen=True, gc=False):
 class Message(Struct, frozen=True, gc=False):
     """A committed message. ``hidden``: sent while the recipient blocked its sender.
 
+    ``erased``: its sender was erased, and with it the body, which is empty; it is ``hidden``, too.
     ``first`` above 0: the place of messages that were trimmed, ``first`` … ``seq``; all of them are older than
     ``ts_ms`` or as old, and it has no id, sender and body.
     """
@@ -99,6 +100,7 @@ class Message(Struct, frozen=True, gc=False):
     ts_ms: int
     hidden: bool = False
     first: int = 0
+    erased: bool = False
 
 
 def trimmed_place(conv: str, first: int, last: int, ts_ms: int) -> Message:

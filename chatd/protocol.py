@@ -481,6 +481,8 @@ def entry(message: Message, viewer: str | None = None) -> Entry:
     if message.first:
         first = message.first if message.first < message.seq else None
         return Entry(seq=message.seq, ts=message.ts_ms, gone="expired", first=first)
+    if message.erased:
+        return Entry(seq=message.seq, ts=message.ts_ms, gone="deleted")
     if message.hidden and viewer != message.sender:
         return Entry(seq=message.seq, ts=message.ts_ms, gone="hidden")
     return Entry(seq=message.seq, ts=message.ts_ms, id=message.id, sender=message.sender, body=message.body)

@@ -56,6 +56,17 @@ class Trimmed(Struct, frozen=True):
     cursor: str | None = None
 
 
+class Erased(Struct, frozen=True):
+    """One step of erasing a user. ``messages``: whose bodies went; ``cursor``: there may be more to look at.
+
+    ``left``: after the last step what may still hold bodies and is not in the store's reach, a line each.
+    """
+
+    messages: int
+    cursor: str | None = None
+    left: tuple[str, ...] = ()
+
+
 class MessageStore(Protocol):
     """Logs, marks and blocks.
 
@@ -87,8 +98,9 @@ class MessageStore(Protocol):
         Drafts of one conversation get consecutive seqs in the order given. A draft whose (conv, sender, id) is already
         stored, or stands earlier in the same call, is not stored again: its first seq and ts come back with
         ``duplicate``. The same id with another body is answered with an IdReuse *value* in its place, and the other
-        drafts are stored. ``ts_ms`` of a message is the draft's, or the last one's in its conversation if that is
-        later. A draft to a user who blocks its sender at the moment of the commit is stored ``hidden``.
+        drafts are stored; so is the id of an erased message. ``ts_ms`` of a message is the draft's, or the last one's
+        in its conversation if that is later. A draft to a user who blocks its sender at the moment of the commit is
+        stored ``hidden``.
         Of trimmed messages the ids are not known any more. A draft of a conversation that was trimmed, whose id is a
         UUID of version 7, not known, and not more than ID_AHEAD_MS_MAX younger than the last message trimmed, may be
         a repeat of one of them: it is answered with an IdReuse value, too.
@@ -105,7 +117,7 @@ class MessageStore(Protocol):
     async def find(self, conv: str, sender: str, id: str) -> Message | None:
         """The message that (conv, sender, id) names, or None: it is not stored, and no earlier write can still be.
 
-        None also for one that was trimmed.
+        None also for one that was trimmed; of one that was erased its place.
         """
 
     async def read(
@@ -144,8 +156,8 @@ class MessageStore(Protocol):
         ``cursor``: the page after the one that gave it. Following cursors gives every conversation that did not change
         meanwhile exactly once; one that did may be missed, and then it has changed after this page's ``since``.
         A ``since`` or ``cursor`` that this store did not make counts as absent.
-        While one of the two blocks the other, the peer's marks stay what they were when the block began. Hidden and
-        trimmed messages are not in ``unread``; ``last`` may be a hidden message, or the place of one that was trimmed.
+        While one of the two blocks the other, the peer's marks stay what they were when the block began. Hidden,
+        erased and trimmed messages are not in ``unread``; ``last`` may be one of them, or its place.
         """
 
     async def position(self, conv: str, user: str, device: str) -> int:
@@ -206,6 +218,16 @@ class AccountStore(Protocol):
 
     async def delete_account(self, user: str) -> bool:
         """Delete a user, its devices and tokens; its name stays taken and its messages stay. False: no such user."""
+
+    async def erase(self, user: str, *, cursor: str | None = None) -> Erased | None:
+        """Delete a user with all that it wrote: a step of a walk over its conversations. None: there never was one.
+
+        The first step (without ``cursor``) does what `delete_account` does, if that was not done before, and takes back
+        the user's blocks. Each step takes the bodies of about 1,000 messages at most: they are ``erased`` from then on.
+        Heads, seqs, times and marks stay, and no listing changes its order for it. After the last step the bodies are
+        in no file of the store. Several walks at the same time do no harm, nor does one that ends half-way: the next
+        one begins again. What the user's devices commit meanwhile is for another walk.
+        """
 
     async def put_device(self, device: Device, token_hash: bytes | None) -> None:
         """Create a device bound to a token (32 bytes of hash), or replace the token of an existing one.

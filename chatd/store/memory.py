@@ -32,11 +32,12 @@ from chatd.model import (
     trimmed_place,
     with_trimmed,
 )
-from chatd.store.base import ID_EXPIRED, Committed, Counts, Trimmed
+from chatd.store.base import ID_EXPIRED, Committed, Counts, Erased, Trimmed
 from chatd.store.memory_conversation import Conversation
 from chatd.store.memory_push import MemoryPush
 
 TRIMMED_MAX = 1_000
+ERASED_MAX = 1_000
 _NUMBERS = re.compile(r"[0-9]{1,16}(?:\.[0-9]{1,16}){0,2}\Z", re.ASCII)
 
 
@@ -84,7 +85,7 @@ class MemoryStore(MemoryPush):
         seq = conv.seqs.get((draft.sender, draft.id))
         if seq is not None:
             first = conv.log[seq - 1]
-            if first.body != draft.body:
+            if first.body != draft.body or first.erased:
                 return IdReuse("this id already names a message with another body")
             return Appended(first, duplicate=True)
         if conv.trimmed and 0 < born_ms(draft.id) <= conv.log[conv.trimmed - 1].ts_ms + ID_AHEAD_MS_MAX:
@@ -268,6 +269,18 @@ class MemoryStore(MemoryPush):
             self._blocks[user].discard(peer)
             if user not in self._blocks[peer]:
                 self._frozen.pop(conv, None)
+
+    async def erase(self, user: str, *, cursor: str | None = None) -> Erased | None:
+        self._check_open()
+        if user not in self._accounts:
+            return None
+        await self.delete_account(user)
+        for peer in await self.blocks(user):
+            await self.block(user, peer, on=False)
+        count = 0
+        for conv in self._convs_of[user]:
+            count += self._convs[conv].erase(user, ERASED_MAX - count)
+        return Erased(count, "more" if count == ERASED_MAX else None)
 
     async def blocks(self, user: str) -> Sequence[str]:
         self._check_open()

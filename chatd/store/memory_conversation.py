@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from chatd.model import Marks, Message, trimmed_place
 
 
@@ -41,6 +43,13 @@ class Conversation:
             if message.sender != user and not message.hidden:
                 return message
         return None
+
+    def erase(self, sender: str, messages_max: int) -> int:
+        """Take the bodies of what ``sender`` wrote. Returns: of how many."""
+        mine = [m for m in self.log[self.trimmed :] if m.sender == sender and not m.erased][:messages_max]
+        for message in mine:
+            self.log[message.seq - 1] = replace(message, body="", hidden=True, erased=True)
+        return len(mine)
 
     def trim(self, conv: str, older_than_ms: int, messages_max: int) -> int:
         """Trim the oldest messages. Returns: how many."""

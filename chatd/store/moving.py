@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     """A message. ``member``: 0, the first of the two sent it, or 1. ``id``: the 16 bytes of the UUID.
 
     ``hidden``: how many messages are, of those kept up to this one, and negative when it is one of them.
+    ``erased``: see `Message`; such a one is hidden, too.
     """
 
     seq: int
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     ts_ms: int
     hidden: int
     body: str
+    erased: bool = False
 
 
 class Mark(Struct, frozen=True, array_like=True, order=True):
@@ -164,6 +166,9 @@ class Source(Reader, Protocol):
     def all_users(self) -> AsyncGenerator[Sequence[str], None]:
         """Every name of which anything is stored, in order; at most `USERS_PER_PAGE` at a time."""
 
+    async def erased(self, convs: Sequence[str]) -> Mapping[str, int]:
+        """How many messages of each are erased; without those that have none."""
+
     async def leave(self) -> None:
         """The history has moved: what is here gets another name, so that nobody takes the two for one."""
 
@@ -180,8 +185,11 @@ class Target(Reader, Protocol):
     async def heads(self, convs: Sequence[str]) -> Mapping[str, int]:
         """As `MessageStore.heads`."""
 
-    async def begin_at(self, trimmed: Mapping[str, tuple[int, int]]) -> None:
-        """Let conversations begin behind what was trimmed (see `Notes`); one that begins elsewhere begins anew."""
+    async def begin_at(self, beginnings: Mapping[str, tuple[int, int, int]]) -> None:
+        """Let conversations begin behind what was trimmed (see `Notes`), with so many that are erased.
+
+        One that began elsewhere, or with another number, begins anew.
+        """
 
     async def append(self, messages: Mapping[str, Sequence[Entry]]) -> None:
         """Store messages of some conversations; those that are there already are passed over."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 
+from broken_erasing import BROKEN_ERASING
 from broken_presence import BROKEN_PRESENCE
 from broken_push import BROKEN_PUSH
 from broken_retention import BROKEN_RETENTION
@@ -426,6 +427,7 @@ BROKEN: list[tuple[type[FaultyMemoryStore], str]] = [
     (GrowsAlways, "marks_without_messages_do_nothing"),
     (LastMarkWins, "marks_that_race_end_at_their_maximum"),
     (EnrollsTwice, "a_device_may_start_again"),
+    *BROKEN_ERASING,
     *BROKEN_PRESENCE,
     *BROKEN_PUSH,
     *BROKEN_RETENTION,

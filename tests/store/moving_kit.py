@@ -53,6 +53,7 @@ class History:
             self._push: 8,
             self._invite: 2,
             self._trim: 1,
+            self._erase: 1,
         }
         for act in self.dice.choices(list(kinds), weights=list(kinds.values()), k=acts):
             await act(store)
@@ -62,6 +63,10 @@ class History:
         drafts = self.dice.sample(self.drafts, min(3, len(self.drafts)))
         if drafts:
             await store.trim(older_than_ms=min(draft.ts_ms for draft in drafts), limit=1_000)
+
+    async def _erase(self, store: Store) -> None:
+        """A user goes, with all that it wrote, or only a step of it is done."""
+        await store.erase(self.dice.choice(USERS))
 
     def _users(self) -> tuple[str, str]:
         user = self.dice.choice(USERS)
@@ -197,4 +202,4 @@ class History:
 
 def plainly(value: object) -> Any:
     """The same in lists and dicts, so that a list equals a tuple."""
-    return cast(Any, msgspec.to_builtins(value))
+    return cast(Any, msgspec.to_builtins(value, enc_hook=lambda refusal: type(refusal).__name__))

@@ -90,7 +90,7 @@ async def test_what_a_backend_does_not_have_is_skipped_with_the_reason() -> None
     skipped = {one.name: one.skipped for one in results if one.skipped is not None}
     assert skipped["logs_survive_a_reopen"] == "nothing of this backend survives a close"
     assert skipped["gone_stores_nothing"] == "this backend cannot make a commit end in 'gone'"
-    assert len(skipped) == 11
+    assert len(skipped) == 12
     assert Result("counts_are_totals") in results
 
 

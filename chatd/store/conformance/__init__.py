@@ -18,6 +18,7 @@ from chatd.errors import ChatdError
 from chatd.store.conformance import (  # noqa: F401
     accounts,
     blocks,
+    erasing,
     faults,
     life,
     lists,

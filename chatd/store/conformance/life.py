@@ -55,6 +55,7 @@ async def a_closed_store_is_unavailable(backend: Backend) -> None:
     calls: dict[str, Callable[[], Awaitable[object]]] = {
         "commit": lambda: store.commit([draft(2)], []),
         "commit of nothing": lambda: store.commit([], []),
+        "erase": lambda: store.erase("alice"),
         "find": lambda: store.find("alice:bob", "alice", uuid(1)),
         "read": lambda: store.read("alice:bob", limit=1),
         "heads": lambda: store.heads(["alice:bob"]),

@@ -14,10 +14,11 @@ import msgspec
 from chatd.errors import ConfigError, OutcomeUnknown, StartError, StoreBroken, Unavailable
 from chatd.model import Advance, Draft, Durability, Marks, MarksView, Message, peer_of, with_trimmed
 from chatd.settings import StoreSettings
-from chatd.store.base import Committed, Counts
+from chatd.store.base import Committed, Counts, Erased
 from chatd.store.redis import checks
 from chatd.store.redis.accounts import RedisAccounts
 from chatd.store.redis.engine import Engine, whole
+from chatd.store.redis.erasing import RedisErasing
 from chatd.store.redis.names import BUCKETS, bucket_of, message, pair_of, short_id, trimmed
 from chatd.store.redis.node import RETRY_AFTER_MS, Command, Node, anyhow, refused
 from chatd.store.redis.presence import RedisPresence
@@ -38,7 +39,7 @@ OVERTAKEN = "this commit was overtaken by a search for its messages"
 _pack = msgspec.msgpack.encode
 
 
-class RedisStore(RedisPush, RedisAccounts, RedisPresence):
+class RedisStore(RedisPush, RedisErasing, RedisAccounts, RedisPresence):
     """`Store` over Redis 7 or later. See chatd.store.base for what it promises."""
 
     def __init__(self, settings: StoreSettings) -> None:
@@ -283,6 +284,20 @@ class RedisStore(RedisPush, RedisAccounts, RedisPresence):
         """See `MessageStore.blocks`."""
         peers = await self.engine.one(("SMEMBERS", self.engine.key(user, "blocks")), write=False)
         return sorted(peer.decode() for peer in peers)
+
+    @whole
+    async def erase(self, user: str, *, cursor: str | None = None) -> Erased | None:
+        """See `AccountStore.erase`. The blocks go before the account's last traces, so that a second try finds them."""
+        key = self.engine.key
+        if cursor is None:
+            if not await self.engine.one(("EXISTS", key(user, "account")), write=False):
+                return None
+            await self.delete_account(user)
+            for peer in await self.blocks(user):
+                await self.block(user, peer, on=False)
+            forget: list[Command] = [("HDEL", key(user, "account"), "password", "seen"), ("DEL", key(user, "enrolled"))]
+            await self.engine.run(forget, write=True)
+        return await self._erase_bodies(user, cursor or "")
 
     # --- the whole store ---------------------------------------------------------------------------------
 

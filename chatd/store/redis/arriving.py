@@ -135,15 +135,15 @@ class RedisTarget:
                 if isinstance(answer, Exception):
                     raise translated(answer, unknown=False) from answer
 
-    async def begin_at(self, trimmed: Mapping[str, tuple[int, int]]) -> None:
+    async def begin_at(self, beginnings: Mapping[str, tuple[int, int, int]]) -> None:
         """See `Target`."""
-        await self._write([self._engine.script("begin_at", conv, conv, *where) for conv, where in trimmed.items()])
+        await self._write([self._engine.script("begin_at", conv, conv, *where) for conv, where in beginnings.items()])
 
     async def append(self, messages: Mapping[str, Sequence[Entry]]) -> None:
         """See `Target`."""
         commands = []
         for conv, entries in messages.items():
-            packed = _pack([(e.seq, e.member, short_of(e.id), e.ts_ms, e.hidden, e.body) for e in entries])
+            packed = _pack([(e.seq, e.member, short_of(e.id), e.ts_ms, e.hidden, e.body, e.erased) for e in entries])
             commands.append(self._engine.script("arrive", conv, conv, packed))
         await self._write(commands)
 

@@ -33,12 +33,18 @@ def pair_of(conv: str) -> tuple[str, str]:
 def message(conv: str, entry: Any) -> Message:
     """The message in an entry of a log: [b"seq-0", [b"m", member, b"i", id, b"t", ts_ms, b"h", hidden, b"b", body]].
 
-    ``hidden``: how many are, up to it, and negative when it is one of them.
+    ``hidden``: how many are, up to it, and negative when it is one of them. Of an erased one, b"e" and b"1" follow.
     """
-    name, (_, member, _, short, _, ts_ms, _, hidden, _, body) = entry
-    seq = int(name.partition(b"-")[0])
+    name, (_, member, _, short, _, ts_ms, _, hidden, _, body, *erased) = entry
     return Message(
-        conv, seq, long_id(short), pair_of(conv)[int(member)], body.decode(), int(ts_ms), hidden.startswith(b"-")
+        conv,
+        int(name.partition(b"-")[0]),
+        long_id(short),
+        pair_of(conv)[int(member)],
+        body.decode(),
+        int(ts_ms),
+        hidden.startswith(b"-"),
+        erased=bool(erased),
     )
 
 

@@ -21,9 +21,9 @@ def short_of(raw: bytes) -> str:
 
 
 def entry_of(row: Any) -> Entry:
-    name, (_, member, _, short, _, ts_ms, _, hidden, _, body) = row
+    name, (_, member, _, short, _, ts_ms, _, hidden, _, body, *erased) = row
     raw = a2b_base64(short + b"==")
-    return Entry(int(name.partition(b"-")[0]), int(member), raw, int(ts_ms), int(hidden), body.decode())
+    return Entry(int(name.partition(b"-")[0]), int(member), raw, int(ts_ms), int(hidden), body.decode(), bool(erased))
 
 
 def note_fields(notes: Notes) -> list[str | int]:

@@ -25,6 +25,7 @@ from chatd.store.base import Committed, Counts, Trimmed
 from chatd.store.sqlite import reading, schema, wholeness
 from chatd.store.sqlite.accounts import SqliteAccounts
 from chatd.store.sqlite.engine import QUERY, Engine
+from chatd.store.sqlite.erasing import SqliteErasing
 from chatd.store.sqlite.log import Log
 from chatd.store.sqlite.presence import SqlitePresence
 from chatd.store.sqlite.push import SqlitePush
@@ -46,7 +47,7 @@ class DirectoryInUse(StartError):
         self.holder = holder
 
 
-class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
+class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
     """`Store` over ``directory/chatd.db``. See chatd.store.base for what it promises."""
 
     def __init__(
@@ -276,9 +277,7 @@ class SqliteStore(SqliteAccounts, SqlitePresence, SqlitePush):
                 mine, theirs = state.user_marks[state.member(user)], state.user_marks[state.member(peer)]
                 db.execute(QUERY["add_block"], (user, peer, *mine, *theirs))
             else:
-                db.execute(QUERY["remove_block"], (user, peer))
-                self._log.changed += 1  # the marks that were frozen show again
-                db.execute("UPDATE conversation SET changed = ? WHERE key = ?", (self._log.changed, state.key))
+                self._log.unblock(db, user, peer)
             self._log.forget()
 
         await self.engine.write(work)

@@ -108,6 +108,10 @@ class Engine:
             raise Unavailable("the store is closed")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
 
+    async def truncate_log(self) -> bool:
+        """Move the whole log into the database and make it empty. False: somebody reads what is in it."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._truncate)
+
     @property
     def broken(self) -> bool:
         """Whether the disk failed: nothing is written any more."""
@@ -155,6 +159,7 @@ class Engine:
                     raise Unavailable(f"{self.path}: no write-ahead log on this file system ({mode})")
                 db.execute(f"PRAGMA synchronous = {self._synchronous}")
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # we checkpoint, so that its fsync errors are seen
+                db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
                 db.execute("PRAGMA cache_size = -8192")
                 db.execute("PRAGMA temp_store = MEMORY")  # or a savepoint makes a file at each commit
                 result = prepare(db)
@@ -200,6 +205,17 @@ class Engine:
             self._broken = exc
             raise
         return result
+
+    def _truncate(self) -> bool:
+        db = self._db
+        if db is None:
+            raise Unavailable("the store is closed")
+        with translating():
+            db.execute("PRAGMA busy_timeout = 0")  # nobody's commit waits for a reader
+            try:
+                return db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+            finally:
+                db.execute("PRAGMA busy_timeout = 5000")
 
     def _checkpoint(self, db: sqlite3.Connection) -> None:
         """Move the log into the database when it is long. A full disk only lets the log grow; it is told by writes."""

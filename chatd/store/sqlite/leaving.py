@@ -30,7 +30,7 @@ from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.accounts import account_of
 from chatd.store.sqlite.engine import QUERY
 from chatd.store.sqlite.push import KEPT
-from chatd.store.sqlite.rows import damaged, is_whole, pair_of
+from chatd.store.sqlite.rows import ERASED, VISIBLE, damaged, is_whole, pair_of
 
 # Each part walks an index of its own, so a page costs a page, however large the tables are.
 _NAMED: Final = (
@@ -116,6 +116,17 @@ class SqliteSource:
 
         return await self._engine.read(work)
 
+    async def erased(self, convs: Sequence[str]) -> dict[str, int]:
+        """See `Source`."""
+
+        def work(db: sqlite3.Connection) -> dict[str, int]:
+            counts = (
+                (conv, db.execute(QUERY["leaving_erased"], (ERASED, *pair_of(conv))).fetchone()) for conv in convs
+            )
+            return {conv: count for conv, (count,) in counts if count}
+
+        return await self._engine.read(work)
+
     async def leave(self) -> None:
         """See `Source`."""
         name = secrets.token_hex(8)
@@ -138,14 +149,14 @@ def _entries(db: sqlite3.Connection, piece: Piece, bytes_max: int) -> list[Entry
     size = 0
     rows = db.execute(QUERY["leaving_messages"], (key, piece.after, piece.limit))
     for row in rows:
-        seq, raw, member, body, ts_ms, is_hidden, _ = row
+        seq, raw, member, body, ts_ms, state, _ = row
         if not is_whole(piece.conv, row):
             raise damaged(piece.conv, seq)
         size += len(body) if body.isascii() else len(body.encode())
         if found and size > bytes_max:
             break
-        hidden += is_hidden
-        found.append(Entry(seq, member, raw, ts_ms, -hidden if is_hidden else hidden, body))
+        hidden += state != VISIBLE
+        found.append(Entry(seq, member, raw, ts_ms, hidden if state == VISIBLE else -hidden, body, state == ERASED))
     rows.close()
     return found
 

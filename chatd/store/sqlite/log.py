@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chatd.errors import IdReuse
-from chatd.model import ID_AHEAD_MS_MAX, Advance, Appended, Draft, Grown, Message, born_ms
+from chatd.model import ID_AHEAD_MS_MAX, Advance, Appended, Draft, Grown, Message, born_ms, conv_of
 from chatd.store.base import ID_EXPIRED, Committed
 from chatd.store.sqlite.engine import QUERY, Damaged, translating
 from chatd.store.sqlite.rows import HIDDEN, VISIBLE, checksum, id_bytes, message, pair_of
@@ -145,7 +145,7 @@ class Log:
                 result.append(first)
                 continue
             if first is not None:
-                same = first.body == draft.body
+                same = first.body == draft.body and not first.erased
                 result.append(Appended(first, True) if same else IdReuse("this id names a message with another body"))
                 continue
             state = self.conversation(db, draft.conv)
@@ -199,6 +199,14 @@ class Log:
             if count >= messages_max:
                 return count, key
         return count, None
+
+    def unblock(self, db: sqlite3.Connection, user: str, peer: str) -> None:
+        """Take a block back; the marks that were frozen show again."""
+        state = self.conversation(db, conv_of(user, peer))
+        db.execute(QUERY["remove_block"], (user, peer))
+        self.changed += 1
+        db.execute("UPDATE conversation SET changed = ? WHERE key = ?", (self.changed, state.key))
+        self.forget()
 
     def _advance(
         self, db: sqlite3.Connection, advances: Sequence[Advance], touched: dict[int, Conversation]

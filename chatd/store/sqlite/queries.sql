@@ -249,6 +249,10 @@ WHERE conversation = ? AND seq > ? ORDER BY seq LIMIT ?;
 -- name: leaving_hidden
 SELECT count(*) FROM message WHERE conversation = ? AND seq <= ? AND hidden <> 0;
 
+-- name: leaving_erased
+SELECT count(*) FROM conversation c JOIN message m ON m.conversation = c.key AND m.hidden = ?
+WHERE c.a = ? AND c.b = ? AND c.hidden > 0;
+
 -- name: leaving_visible
 SELECT sum(hidden <> 0), coalesce(max(seq) FILTER (WHERE sender = 0 AND hidden = 0), 0),
        coalesce(max(seq) FILTER (WHERE sender = 1 AND hidden = 0), 0)
@@ -286,3 +290,23 @@ DELETE FROM message WHERE conversation = ? AND seq > ? AND seq <= ?;
 
 -- name: trimmed_to
 UPDATE conversation SET trimmed = ?, trimmed_ms = ? WHERE key = ?;
+
+-- name: delete_enrolled
+DELETE FROM enrolled WHERE user = ?;
+
+-- name: convs_of
+SELECT key, a, b FROM (
+    SELECT key, a, b FROM conversation WHERE a = :user
+    UNION ALL
+    SELECT key, a, b FROM conversation WHERE b = :user AND a <> :user
+) WHERE key >= :from ORDER BY key;
+
+-- name: to_erase
+SELECT seq, id, ts_ms FROM message WHERE conversation = ? AND seq > ? AND sender = ? AND hidden <> ?
+ORDER BY seq LIMIT ?;
+
+-- name: erase_message
+UPDATE message SET body = '', hidden = ?, checksum = ? WHERE conversation = ? AND seq = ?;
+
+-- name: hidden_to
+UPDATE conversation SET hidden = max(hidden, ?) WHERE key = ?;

@@ -19,6 +19,7 @@ from chatd.store.sqlite.engine import Damaged
 
 VISIBLE: Final = 0
 HIDDEN: Final = 1  # from its recipient
+ERASED: Final = 2  # from everybody; the body is empty
 DAMAGED_TOLD_MAX = 1_000
 PROBLEMS_MAX = 20
 RETRY_AFTER_MS = 5_000
@@ -47,7 +48,7 @@ def pair_of(conv: str) -> tuple[str, str]:
 
 
 def checksum(conv: str, seq: int, raw: bytes, member: int, body: str, ts_ms: int, state: int) -> int:
-    """CRC-32 of a message; ``raw``: its id, ``state``: VISIBLE or HIDDEN."""
+    """CRC-32 of a message; ``raw``: its id, ``state``: the column ``hidden``."""
     return zlib.crc32(body.encode(), zlib.crc32(raw, zlib.crc32(f"{conv} {seq} {member} {ts_ms} {state}".encode())))
 
 
@@ -61,7 +62,7 @@ def message(conv: str, pair: tuple[str, str], row: Sequence[Any]) -> Message:
     seq, raw, sender, body, ts_ms, state, _ = row
     if not is_whole(conv, row):
         raise damaged(conv, seq)
-    return Message(conv, seq, id_text(raw), pair[sender], body, ts_ms, bool(state))
+    return Message(conv, seq, id_text(raw), pair[sender], body, ts_ms, bool(state), erased=state == ERASED)
 
 
 def damaged(conv: str, seq: int) -> Damaged:

@@ -10,7 +10,11 @@ local sent = cmsgpack.unpack(ARGV[5])
 if #sent > 0 then
   s.last, s.visible = {[0] = sent[1], [1] = sent[2]}, {[0] = sent[3], [1] = sent[4]}
 end
+local begun = redis.call('HGET', meta, 'begun') -- see begin_at.lua
 redis.call('DEL', meta)
+if begun then
+  redis.call('HSET', meta, 'begun', begun)
+end
 if s.head > 0 then
   redis.call('HSET', meta, 'state', string.format(STATE, s.head, s.ts, s.last[0], s.last[1], s.visible[0], s.visible[1],
     told[1], told[2], told[3], told[4], s.hidden))

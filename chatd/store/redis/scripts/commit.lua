@@ -49,7 +49,7 @@ local function append(conv, state, own, draft)
     seq = number(redis.call('HGET', ids, member .. uuid))
     state.repeated = true
     local first = redis.call('XRANGE', log, id(seq), id(seq))[1][2] -- a trimmed message's id went with it
-    if first[10] ~= body then
+    if first[10] ~= body or first[11] then
       return {0, 0, 2}
     end
     return {seq, number(first[6]), number(first[8]) < 0 and 5 or 1}
