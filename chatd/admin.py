@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from chatd.accounts import Accounts
 from chatd.errors import REFUSALS, BadFrame, InternalError, Refusal, StartError, Unavailable, Unsupported
+from chatd.exporting import Exporting
 from chatd.operations import Operations
 from chatd.push.service import Push
 from chatd.push.subscriptions import Subscriptions
@@ -52,6 +53,10 @@ VERBS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "tokens": Accounts.tokens,
     "revoke": Accounts.revoke,
     "create_invite": Accounts.create_invite,
+    "export_account": Exporting.export_account,
+    "export_conversations": Exporting.export_conversations,
+    "export_marks": Exporting.export_marks,
+    "export_messages": Exporting.export_messages,
     "push_kinds": Subscriptions.kinds,
     "push_test": Push.test,
     "status": Operations.status,
@@ -95,6 +100,7 @@ class Administered(Struct, frozen=True):
     accounts: Accounts
     subscriptions: Subscriptions
     push: Push
+    exporting: Exporting
     operations: Operations | None = None
 
 

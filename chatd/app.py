@@ -19,6 +19,7 @@ from chatd import __version__, admin, jwt_keys
 from chatd.accounts import Accounts
 from chatd.delivery import Delivery
 from chatd.errors import ConfigError, StartError, StoreBroken
+from chatd.exporting import Exporting
 from chatd.limits import Buckets, Network, is_loopback, parse_networks
 from chatd.metrics import Metrics
 from chatd.metrics.sampler import Sampler
@@ -377,7 +378,9 @@ class Server:
     def administered(self) -> admin.Administered:
         """What the administration's verbs work on."""
         operations = self.operations if self._running else None
-        return admin.Administered(self.accounts, self.subscriptions, self.push, operations)
+        return admin.Administered(
+            self.accounts, self.subscriptions, self.push, Exporting(self.store, now_ms=self._now_ms), operations
+        )
 
     async def serve_admin(self, name: str = "") -> None:
         """Let ``chatd user``, ``status`` and their like reach this server through its data directory.
@@ -400,7 +403,7 @@ class Server:
             log.warning("no_admin_socket", error=str(exc))
 
     def _on_administered(self, verb: str, args: Mapping[str, Any]) -> None:
-        if (event := f"admin_{verb}") in EVENTS:
+        if (event := f"admin_{verb}") in EVENTS and not args.get("cursor"):  # of many steps the first
             self.security.tell(event, address="local", user=str(args.get("user", "")))
 
     async def stop(self, *, drain_s: float = 0.0) -> None:

@@ -14,6 +14,7 @@
     ├── OutcomeUnknown     a write may or may not be stored: read it back before saying anything
     ├── StoreBroken        the disk cannot be trusted (fsync failed): the process must end
     ├── StartError         the process cannot start (exit 3)
+    │   └── InUse               another process has what it needs
     └── ConfigError        the configuration is wrong (exit 78)
 
 A refusal that is `temporary` may be repeated with the same id, after ``retry_after_ms`` if given.
@@ -151,6 +152,14 @@ class StoreBroken(ChatdError):
 
 class StartError(ChatdError):
     """One line that says why the process cannot start, and the way out (exit 3)."""
+
+
+class InUse(StartError):
+    """Another process has what this one needs. ``holder``: its id, or ``?``."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class ConfigError(ChatdError):

@@ -49,6 +49,8 @@ EVENTS: dict[str, Event] = {
         Event("admin_disable", False, "It locked a user out."),
         Event("admin_enable", False, "It let a user in again."),
         Event("admin_delete_user", False, "It deleted a user."),
+        Event("admin_erase_user", False, "It erased a user with all that it wrote."),
+        Event("admin_export_account", False, "It exported what is kept of a user."),
         Event("admin_issue_token", False, "It made a token."),
         Event("admin_revoke", False, "It revoked a device."),
         Event("admin_create_invite", False, "It made an invite."),

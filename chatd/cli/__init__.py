@@ -8,7 +8,20 @@ from typing import Any
 
 import click
 
-from chatd.cli import administer, backup, cluster, configure, health, messages, migrate, notify, serve, talk, tools
+from chatd.cli import (
+    administer,
+    backup,
+    cluster,
+    configure,
+    health,
+    messages,
+    migrate,
+    notify,
+    people,
+    serve,
+    talk,
+    tools,
+)
 from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
 
 EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
@@ -52,6 +65,8 @@ for _command in (
     migrate.migrate_store,
     backup.backup,
     backup.restore,
+    people.export,
+    people.erase,
     talk.chat,
     messages.send,
     messages.tail,

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from chatd.cli.common import Failed, load_settings, new_password, place_options, program
-from chatd.errors import StartError
+from chatd.errors import InUse, StartError
 from chatd.settings import Settings
 
 USERS_PAGE_MAX = 1_000
@@ -41,21 +42,30 @@ class Place:
         return asyncio.run(self._call(verb, args))
 
     async def _call(self, verb: str, args: dict[str, Any]) -> Any:
+        async with self.opened() as call:
+            return await call(verb, **args)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+        """For several verbs: what calls them, each with its arguments by name. Raises: as `call`."""
         from chatd import admin
         from chatd.app import Server
 
-        server = Server(self.settings)
+        server, held = Server(self.settings), None
         try:
             await server.open()
-        except StartError:
-            socket = self.directory / admin.SOCKET_NAME
-            if not socket.exists():
+        except StartError as exc:
+            held = self.directory / admin.SOCKET_NAME
+            if not held.exists() or not isinstance(exc, InUse):
                 raise
-            return await admin.call(socket, verb, args)  # a server holds the lock
+        if held is not None:
+            socket = held
+            yield lambda verb, **args: admin.call(socket, verb, args)
+            return
         try:
             if server.exchange is not None:  # so that the processes that serve hear of it
                 await server.exchange.open_to_tell()
-            return await admin.run(server.administered, verb, args)
+            yield lambda verb, **args: admin.run(server.administered, verb, args)
         finally:
             await server.stop()
 

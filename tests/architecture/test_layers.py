@@ -39,6 +39,7 @@ LAYERS = {
     "chatd.catch_up": 2,
     "chatd.connection": 2,
     "chatd.delivery": 2,
+    "chatd.exporting": 2,
     "chatd.jwt_keys": 2,
     "chatd.metrics": 2,
     "chatd.migration": 2,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from chatd.errors import StartError, StoreBroken, Unavailable
+from chatd.errors import InUse, StartError, StoreBroken, Unavailable
 from chatd.model import (
     Advance,
     ConversationPage,
@@ -36,15 +36,15 @@ LOCK_NAME = "chatd.lock"
 TRIMMED_MAX = 1_000  # in one transaction: meanwhile nothing else is written
 
 
-class DirectoryInUse(StartError):
+class DirectoryInUse(InUse):
     """``holder``: the id of the process that uses it, or ``?``."""
 
     def __init__(self, directory: Path, holder: str) -> None:
         super().__init__(
             f"data directory {directory} is in use by process {holder}: "
-            "stop it, or give this one another directory with --data-dir"
+            "stop it, or give this one another directory with --data-dir",
+            holder,
         )
-        self.holder = holder
 
 
 class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):

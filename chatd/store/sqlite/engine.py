@@ -213,7 +213,7 @@ class Engine:
         with translating():
             db.execute("PRAGMA busy_timeout = 0")  # nobody's commit waits for a reader
             try:
-                return db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+                return bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
             finally:
                 db.execute("PRAGMA busy_timeout = 5000")
 
