@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,6 +20,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from chatd import __version__
 from chatd.errors import OutcomeUnknown, StoreBroken, Unavailable
+from chatd.metrics import process
 from chatd.metrics.histogram import Histogram
 from chatd.metrics.hot import HotConversations
 from chatd.metrics.latencies import Latencies
@@ -31,9 +31,10 @@ BUCKETS = {spec.name: spec.buckets for spec in SPECS}
 
 
 class Metrics:
-    """The counters of one server, and their registry. Increment the attributes; gauges may be functions.
+    """The counters of one server, and their registry. Increment the attributes.
 
-    A gauge with a label is a function to a value a label. ``now_s`` is monotonic, ``now_ms`` Unix time.
+    ``gauges``: functions to a value, of gauges and of counters that others count; ``labelled``: to a value a label.
+    ``now_s`` is monotonic, ``now_ms`` Unix time.
     """
 
     messages_committed = 0
@@ -75,10 +76,18 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        ProcessCollector(namespace="chatd", registry=self.registry)
-        self.gauges: dict[str, Callable[[], float | Mapping[str, float]]] = {
-            "hot_conversation_messages": self._hot_by_rank,
+        self.gauges: dict[str, Callable[[], float]] = {
             "hot_window_messages": lambda: self.hot.total,
+            "process_cpu_seconds": process.cpu_seconds,
+            "process_resident_memory_bytes": process.resident_bytes,
+            "process_open_fds": process.open_files,
+            "process_max_fds": process.open_files_max,
+            "process_start_time_seconds": process.started_s,
+        }
+        self.labelled: dict[str, Callable[[], Mapping[str, float]]] = {
+            "hot_conversation_messages": self._hot_by_rank,
+            "connections_closed": lambda: self.connections_closed,
+            "store_errors": lambda: self.store_errors,
         }
         self.connections_closed = dict.fromkeys(CLOSED_BY, 0)
         self.store_errors = dict.fromkeys(STORE_ERRORS, 0)
@@ -138,15 +147,14 @@ class Metrics:
             bounds = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
             buckets = list(zip(bounds, histogram.cumulative(), strict=True))
             return HistogramMetricFamily(name, spec.help, buckets=buckets, sum_value=histogram.sum)
-        read = self.gauges.get(spec.name)
-        value: float | Mapping[str, float] = read() if read else getattr(self, spec.name, 0)
         family = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
-        if not isinstance(value, Mapping):
-            return family(name, spec.help, value=value)
-        labelled = family(name, spec.help, labels=[spec.label])
-        for label in spec.values:
-            labelled.add_metric([label], value.get(label, 0))
-        return labelled
+        if spec.label:
+            values, labelled = self.labelled[spec.name](), family(name, spec.help, labels=[spec.label])
+            for label in spec.values:
+                labelled.add_metric([label], values.get(label, 0))
+            return labelled
+        read = self.gauges.get(spec.name)
+        return family(name, spec.help, value=read() if read else getattr(self, spec.name, 0))
 
 
 __all__ = ["HOT_RANKS", "SPECS", "Metrics", "Spec"]

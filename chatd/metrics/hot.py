@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 
 KEPT_CONVERSATIONS = 512
-"""Of one half of the window; twice as many are counted before the least of them are dropped."""
+"""Of one half of the window, at most; twice as many are counted before the least of them are dropped."""
 
 
 class _Half:
@@ -23,9 +22,8 @@ class _Half:
         self.total = 0
 
     def prune(self) -> None:
-        kept = heapq.nlargest(KEPT_CONVERSATIONS + 1, self.counts.items(), key=lambda one: one[1])
-        self.base = kept.pop()[1]
-        self.counts = dict(kept)
+        self.base = sorted(self.counts.values(), reverse=True)[KEPT_CONVERSATIONS]
+        self.counts = {conv: count for conv, count in self.counts.items() if count > self.base}
 
 
 class HotConversations:

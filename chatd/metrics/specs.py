@@ -129,4 +129,9 @@ SPECS = (
         "How late the event loop was, looked at four times a second.",
         buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
     ),
+    Spec("process_cpu_seconds", "counter", "CPU time of the process, user and system."),
+    Spec("process_resident_memory_bytes", "gauge", "Resident memory of the process."),
+    Spec("process_open_fds", "gauge", "Open files of the process; every connection is one."),
+    Spec("process_max_fds", "gauge", "The limit of open files."),
+    Spec("process_start_time_seconds", "gauge", "When the process began, Unix time."),
 )

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
+import aiohttp
 import pytest
 from scraping_rig import page, scrape
 
 from chatd import protocol
+from chatd.errors import OutcomeUnknown, Unavailable
+from chatd.store.base import Store
+from chatd.store.memory import MemoryStore
 from chatd.testing import ChatServer
+from chatd.testing.bus import Hub, LoopBoard
 from chatd.testing.speaker import Speaker
 
 CONV = "alice:bob"
@@ -96,6 +101,26 @@ async def test_messages_to_who_comes_later_count_apart_and_once_for_all_devices(
     assert len(server.server.metrics.latencies) == 0
 
 
+async def test_a_recipient_at_another_process_is_timed_by_that_one(enter: Enter) -> None:
+    hub, store = Hub(), cast(Store, MemoryStore())
+    async with (
+        ChatServer(users=["alice", "bob"], share=store, bus=hub.end(), board=LoopBoard(hub)) as one,
+        ChatServer(share=store, bus=hub.end(), board=LoopBoard(hub)) as two,
+    ):
+        alice = await enter(one, "alice")
+        bob = await Speaker.connect(two.url, await one.token("bob"))
+        await bob.until(protocol.CaughtUp)
+        await say(alice, "bob", 3)
+        has = 0
+        while has < 3:
+            _, frame = await bob.until(protocol.Messages)
+            has = frame.messages[-1].seq
+        await bob.ask(protocol.Read(conv=CONV, seq=3, ref=1), protocol.Ok)
+        names = ("chatd_delivered_online_seconds_count", "chatd_read_seconds_count", "chatd_sent_seconds_count")
+        assert [[(await scrape(server))[name] for name in names] for server in (one, two)] == [[0, 0, 3], [3, 3, 0]]
+        await bob.close()
+
+
 async def test_a_closed_window_is_a_gap_that_is_repaired(enter: Enter) -> None:
     async with ChatServer(users=["alice", "bob"], settings={"limits.window_messages_max": 2}) as server:
         alice, bob = await enter(server, "alice"), await enter(server, "bob")
@@ -164,6 +189,35 @@ async def test_a_store_that_fails_is_counted_by_what_it_left_open(server: ChatSe
     server.store.fail_next("broken")
     await alice.tell(protocol.Send(id=protocol.new_message_id(), to="bob", body="hi"))
     await until(server, lambda now: now['chatd_store_errors_total{kind="broken"}'] == 1)
+
+
+async def test_errors_of_http_count_once_and_those_that_are_not_the_store_s_do_not(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = server.server.metrics.store_errors
+    headers = {"Authorization": f"Bearer {await server.token('alice')}"}
+    assert (await page(f"{server.url}/v1/conversations?limit=0", headers))[0] == 400
+    assert (await page(f"{server.url}/v1/conversations", {"Authorization": "Bearer x"}))[0] == 401
+
+    async def fails(*args: object, **kwargs: object) -> None:
+        raise Unavailable("gone") if errors["unavailable"] == 0 else OutcomeUnknown("no answer")
+
+    monkeypatch.setattr(server.store.inner, "conversations", fails)
+    assert (await page(f"{server.url}/v1/conversations", headers))[0] == 503
+    assert errors == {"unavailable": 1, "unknown": 0, "broken": 0}
+    assert (await page(f"{server.url}/v1/conversations", headers))[0] == 503
+    assert errors == {"unavailable": 1, "unknown": 1, "broken": 0}
+    monkeypatch.setattr(server.store.inner, "probe", fails)
+    assert (await page(f"{server.url}/readyz"))[0] == 503
+    assert errors == {"unavailable": 1, "unknown": 2, "broken": 0}
+    server.store.fail_next("gone")
+    body = {"to": "bob", "id": protocol.new_message_id(), "body": "hi"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{server.url}/v1/messages", json=body, headers=headers) as answer,
+    ):
+        assert answer.status == 503
+    assert errors == {"unavailable": 2, "unknown": 2, "broken": 0}
 
 
 async def test_what_waits_for_a_commit_is_seen_by_lane(server: ChatServer, enter: Enter) -> None:

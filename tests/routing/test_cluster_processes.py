@@ -16,6 +16,7 @@ from cluster_rig import PATIENCE_S, Cluster, cluster, gone
 
 from chatd import protocol
 from chatd.routing.ring import Ring
+from chatd.testing.ports import free_port
 from chatd.testing.redis_server import RedisServer
 
 RING = Ring({"worker-0": 1, "worker-1": 1})
@@ -206,3 +207,21 @@ async def test_workers_that_could_not_work_together_are_refused(
         _, err = await process.communicate()
     assert process.returncode == 78
     assert err.decode().startswith(line)
+
+
+async def test_each_worker_serves_its_metrics_at_a_port_of_its_own(tmp_path: Path, chatd_redis: RedisServer) -> None:
+    first = free_port()
+    listen = f"127.0.0.1:{first}"
+    async with cluster(
+        tmp_path, "--workers", "2", redis=chatd_redis.url, CHATD_SERVER_METRICS_LISTEN=listen
+    ) as running:
+        for user in MINE.values():  # so that both are there
+            await running.home(user)
+        async with aiohttp.ClientSession() as http:
+            started = set()
+            for port in (first, first + 1):
+                async with http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                    page = await answer.text()
+                started |= set(re.findall(r"^chatd_process_start_time_seconds (.+)$", page, re.MULTILINE))
+        assert await _status(running, "/metrics") == 404
+        assert len(started) == 2, "two processes"
