@@ -17,8 +17,10 @@ TRACKED_MAX = 10_000
 """Pairs of a conversation and a recipient; beyond, the one that came first is forgotten."""
 UNDELIVERED_MESSAGES_MAX = 256
 """Of one pair; further ones are not timed."""
-UNREAD_STEPS_MAX = 64
+UNREAD_STEPS_MAX = 16
 """Growths of a delivered mark that wait to be read, of one pair; beyond, the oldest is forgotten."""
+TIMES_MAX = 50_000
+"""Of all pairs, some 5 MB; beyond, the pair that came first is forgotten."""
 
 
 class _Track:
@@ -60,17 +62,21 @@ class Latencies:
         self._now_s = now_s
         self._now_ms = now_ms
         self._tracks: OrderedDict[tuple[str, str], _Track] = OrderedDict()
+        self.times = 0  # remembered in all tracks
 
     def __len__(self) -> int:
         return len(self._tracks)
 
     def live(self, conv: str, user: str, seq: int, age_s: float = 0.0) -> None:
         """A message goes to a recipient who is connected here; it was committed ``age_s`` ago."""
+        while self.times >= TIMES_MAX:
+            self._forget()
         track = self._tracks.get((conv, user))
         if track is None:
             track = self._track(conv, user, seq - 1)
         if len(track.live) < UNDELIVERED_MESSAGES_MAX:
             track.live.append((seq, self._now_s() - age_s))
+            self.times += 1
 
     def live_elsewhere(self, user: str, message: Message) -> None:
         """The same of a message that another process committed: it is as old as its time says."""
@@ -94,8 +100,9 @@ class Latencies:
         end = track.live[0][0] if track.live else track.upto + 1
         for message in page:
             timed = floor < message.seq < end and message.sender != user and not message.hidden and not message.first
-            if timed and len(track.late) < UNDELIVERED_MESSAGES_MAX:
+            if timed and len(track.late) < UNDELIVERED_MESSAGES_MAX and self.times < TIMES_MAX:
                 track.late.append((message.seq, now_s - max(0, now_ms - message.ts_ms) / 1000))
+                self.times += 1
 
     def grew(self, conv: str, user: str, delivered: int, read: int) -> None:
         """The marks of a user grew."""
@@ -111,9 +118,11 @@ class Latencies:
         track.floor = max(track.floor, delivered)
         unread = track.unread
         if count:
+            self.times -= count - 1  # they become one step
             unread.append((delivered, now_s, count))
             if len(unread) > UNREAD_STEPS_MAX:
                 del unread[0]
+                self.times -= 1
         if read and unread and unread[0][0] <= read:
             self._take_read(unread, read, now_s)
         if not track.live and not track.late and not unread and track.floor >= track.upto:
@@ -127,12 +136,17 @@ class Latencies:
             self._read.observe(now_s - delivered_s, count)
             done += 1
         del unread[:done]
+        self.times -= done
 
     def _track(self, conv: str, user: str, floor: int) -> _Track:
         track = self._tracks[conv, user] = _Track(floor)
         if len(self._tracks) > TRACKED_MAX:
-            self._tracks.popitem(last=False)
+            self._forget()
         return track
+
+    def _forget(self) -> None:
+        _, track = self._tracks.popitem(last=False)
+        self.times -= len(track.live) + len(track.late) + len(track.unread)
 
 
 def _take(waiting: list[tuple[int, float]], upto: int, now_s: float, histogram: Histogram) -> int:

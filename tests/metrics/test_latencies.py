@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
+import pytest
+
+from chatd.metrics import latencies as timing
 from chatd.metrics.histogram import Histogram
 from chatd.metrics.latencies import TRACKED_MAX, UNDELIVERED_MESSAGES_MAX, UNREAD_STEPS_MAX, Latencies
 from chatd.model import Message
@@ -125,3 +129,30 @@ def test_everything_is_bounded() -> None:
     assert len(rig.latencies) == TRACKED_MAX
     rig.latencies.grew("alice:bob0", "bob0", 1, 0)
     assert rig.online.count == UNDELIVERED_MESSAGES_MAX + 200, "the one that came first is forgotten"
+
+
+def test_the_times_of_all_pairs_are_bounded_and_none_is_lost_from_their_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "TIMES_MAX", 100)
+    rig, chance = Rig(), random.Random(7)
+    heads = {f"alice:bob{number}": 0 for number in range(40)}
+    marks = dict.fromkeys(heads, 0)
+    for _ in range(5_000):
+        conv = chance.choice(list(heads))
+        user = conv.partition(":")[2]
+        match chance.randrange(4):
+            case 0 | 1:
+                heads[conv] += 1
+                rig.latencies.live(conv, user, heads[conv])
+            case 2:
+                rig.latencies.lacks(conv, user, marks[conv], heads[conv])
+                seqs = range(marks[conv] + 1, heads[conv] + 1)
+                rig.latencies.late(user, [Message(conv, seq, "", "alice", "", 0) for seq in seqs] or rig.page(1))
+            case _:
+                marks[conv] = chance.randint(marks[conv], heads[conv])
+                rig.latencies.grew(conv, user, marks[conv], chance.randint(0, marks[conv]))
+        tracks = rig.latencies._tracks.values()
+        assert rig.latencies.times == sum(len(t.live) + len(t.late) + len(t.unread) for t in tracks)
+        assert rig.latencies.times <= 100
+    assert rig.online.count > 100
+    assert rig.offline.count > 10
+    assert rig.read.count > 100

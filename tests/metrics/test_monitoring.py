@@ -138,6 +138,10 @@ async def test_a_real_prometheus_scrapes_a_server_and_loads_the_rules(tmp_path: 
                 assert sample["metric"]["job"] == "chatd"
                 (up,) = await answered(http, "/api/v1/query?query=up", "result")
                 assert up["value"][1] == "1"
+                for title, lines in queries().items():
+                    for expr in lines.values():
+                        async with http.get("/api/v1/query", params={"query": expr}) as answer:
+                            assert (await answer.json())["status"] == "success", title
                 groups = await answered(http, "/api/v1/rules", "groups")
                 rules = [rule for group in groups for rule in group["rules"]]
                 assert {rule["name"]: rule["health"] for rule in rules}.keys() == ALERTS.keys()

@@ -50,6 +50,16 @@ async def say(speaker: Speaker, to: str, times: int = 1) -> None:
         await speaker.until(protocol.Sent)
 
 
+async def test_what_is_not_so_would_be_found(stack: AsyncExitStack, tmp_path: Path) -> None:
+    server = await stack.enter_async_context(ChatServer())
+    for firing, shown in ((["ChatdDown"], []), ([], [("Connections", "connected", -1.0, False)])):
+        recording = Recording(server)
+        await recording.look()
+        recording.expect(*firing, shown=shown)
+        with pytest.raises(AssertionError, match="FAILED"):
+            await recording.ask(tmp_path)
+
+
 async def test_a_slow_disk(stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's COMMIT takes a quarter of a second, as with a disk that is slow to fsync."""
     server = await stack.enter_async_context(ChatServer("sqlite", users=["alice", "bob"]))
