@@ -135,6 +135,8 @@ class Delivery:
 
     def receipt_to(self, user: str, grown: Grown, know: frozenset[str]) -> None:
         """Marks that grew in another process, to the devices of one user here but those that know."""
+        if user == grown.user:
+            self._latencies.heard(grown.conv, user, grown.delivered, grown.read)
         told = self._not_less(user, grown)
         if told is None:
             return

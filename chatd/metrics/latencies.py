@@ -125,7 +125,24 @@ class Latencies:
                 self.times -= 1
         if read and unread and unread[0][0] <= read:
             self._take_read(unread, read, now_s)
-        if not track.live and not track.late and not unread and track.floor >= track.upto:
+        self._settle(conv, user, track)
+
+    def heard(self, conv: str, user: str, delivered: int, read: int) -> None:
+        """Another process committed these marks, and timed the deliveries; what is read here may be timed here."""
+        track = self._tracks.get((conv, user))
+        if track is None:
+            return
+        for waiting in (track.live, track.late):
+            done = sum(seq <= delivered for seq, _ in waiting)
+            del waiting[:done]
+            self.times -= done
+        track.floor = max(track.floor, delivered)
+        self._take_read(track.unread, read, self._now_s())
+        self._settle(conv, user, track)
+
+    def _settle(self, conv: str, user: str, track: _Track) -> None:
+        """Forget a pair of which nothing is on its way."""
+        if not track.live and not track.late and not track.unread and track.floor >= track.upto:
             del self._tracks[conv, user]
 
     def _take_read(self, unread: list[tuple[int, float, int]], read: int, now_s: float) -> None:

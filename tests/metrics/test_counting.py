@@ -121,6 +121,26 @@ async def test_a_recipient_at_another_process_is_timed_by_that_one(enter: Enter)
         await bob.close()
 
 
+async def test_a_recipient_with_devices_at_two_processes_is_timed_once(enter: Enter) -> None:
+    hub, store = Hub(), cast(Store, MemoryStore())
+    async with (
+        ChatServer(users=["alice", "bob"], share=store, bus=hub.end(), board=LoopBoard(hub)) as one,
+        ChatServer(share=store, bus=hub.end(), board=LoopBoard(hub)) as two,
+    ):
+        alice, here = await enter(one, "alice"), await enter(one, "bob")
+        there = await Speaker.connect(two.url, await one.token("bob", "second"))
+        await there.until(protocol.CaughtUp)
+        await say(alice, "bob")
+        await there.until(protocol.Messages)
+        await here.ask(protocol.Read(conv=CONV, seq=1, ref=1), protocol.Ok)
+        await there.until(protocol.Receipt)
+        await there.ask(protocol.Read(conv=CONV, seq=1, ref=1), protocol.Ok)
+        metrics = [server.server.metrics for server in (one, two)]
+        assert [(m.delivered_online_seconds.count, m.read_seconds.count) for m in metrics] == [(1, 1), (0, 0)]
+        assert [len(m.latencies) for m in metrics] == [0, 0]
+        await there.close()
+
+
 async def test_a_closed_window_is_a_gap_that_is_repaired(enter: Enter) -> None:
     async with ChatServer(users=["alice", "bob"], settings={"limits.window_messages_max": 2}) as server:
         alice, bob = await enter(server, "alice"), await enter(server, "bob")

@@ -68,6 +68,25 @@ def test_a_message_of_another_process_is_as_old_as_its_time_says() -> None:
     assert rig.online.counts == [1, 0, 1, 0]
 
 
+def test_what_another_process_timed_is_not_timed_again_and_its_reading_is_timed_where_it_arrived() -> None:
+    one, two = Rig(), Rig()
+    for rig in (one, two):
+        rig.latencies.live(CONV, "bob", 1)
+        rig.latencies.live(CONV, "bob", 2)
+    one.latencies.grew(CONV, "bob", 1, 0)
+    two.latencies.heard(CONV, "bob", 1, 0)
+    two.now_s += 20
+    two.latencies.grew(CONV, "bob", 2, 2)
+    assert (one.counts, two.counts) == ((1, 0, 0), (1, 0, 1))
+    assert (two.online.counts, two.read.sum) == ([0, 0, 1, 0], 0)
+    one.now_s += 20
+    one.latencies.heard(CONV, "bob", 2, 2)
+    assert (one.counts, one.read.sum) == ((1, 0, 1), 20)
+    for rig in (one, two):
+        assert (len(rig.latencies), rig.latencies.times) == (0, 0)
+    one.latencies.heard(CONV, "bob", 3, 3)
+
+
 def test_who_was_away_is_counted_apart_by_the_time_of_the_message() -> None:
     rig = Rig()
     rig.latencies.lacks(CONV, "bob", 3, 8)
@@ -139,7 +158,7 @@ def test_the_times_of_all_pairs_are_bounded_and_none_is_lost_from_their_count(mo
     for _ in range(5_000):
         conv = chance.choice(list(heads))
         user = conv.partition(":")[2]
-        match chance.randrange(4):
+        match chance.randrange(5):
             case 0 | 1:
                 heads[conv] += 1
                 rig.latencies.live(conv, user, heads[conv])
@@ -147,6 +166,8 @@ def test_the_times_of_all_pairs_are_bounded_and_none_is_lost_from_their_count(mo
                 rig.latencies.lacks(conv, user, marks[conv], heads[conv])
                 seqs = range(marks[conv] + 1, heads[conv] + 1)
                 rig.latencies.late(user, [Message(conv, seq, "", "alice", "", 0) for seq in seqs] or rig.page(1))
+            case 3:
+                rig.latencies.heard(conv, user, chance.randint(0, marks[conv]), chance.randint(0, marks[conv]))
             case _:
                 marks[conv] = chance.randint(marks[conv], heads[conv])
                 rig.latencies.grew(conv, user, marks[conv], chance.randint(0, marks[conv]))
