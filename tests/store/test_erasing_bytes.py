@@ -1,4 +1,4 @@
-"""What was erased is in no byte of any file, whatever was stored, trimmed and moved about before, and after a kill, too."""
+"""What was erased is in no byte of any file, whatever was stored, trimmed and moved about before; after a kill, too."""
 
 from __future__ import annotations
 
