@@ -90,6 +90,7 @@ LAYERS = {
     "chatd.__main__": 4,
     "chatd.app": 4,
     "chatd.cli": 4,
+    "chatd.doctor": 4,
     "chatd.testing": 4,
 }
 # One adapter in several files.

@@ -29,16 +29,18 @@ RATES = {
 
 
 class Process:
-    """One server process; its URL once it has printed it."""
+    """One server process; its URL once it has printed it, and what it ``said`` until then."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.url = ""
+        self.said = ""
 
     async def listening(self) -> None:
         """Wait until it prints its URL (again, after a restart)."""
         assert self.process.stdout is not None
         while line := (await self.process.stdout.readline()).decode():
+            self.said += line
             if match := re.search(r"serves on (http://\S+)", line):
                 self.url = match[1]
                 return
@@ -94,7 +96,9 @@ async def register(http: ClientSession, url: str, *users: str) -> dict[str, str]
 
 
 class Raw:
-    """One bare connection: frames out, frames in."""
+    """One bare connection: frames out, frames in. ``welcome``: how it was greeted."""
+
+    welcome: protocol.Welcome
 
     def __init__(self, socket: ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -104,8 +108,9 @@ class Raw:
         """Connect and say hello; caught up when this returns."""
         raw = cls(await http.ws_connect(f"{url}/v1/ws", protocols=("chatd.v1",), compress=0, max_msg_size=0))
         await raw.write({"type": "hello", "token": token, **hello})
-        while not isinstance(await raw.read(), protocol.CaughtUp):
-            pass
+        while not isinstance(frame := await raw.read(), protocol.CaughtUp):
+            if isinstance(frame, protocol.Welcome):
+                raw.welcome = frame
         return raw
 
     async def write(self, frame: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def translating() -> Iterator[None]:
             raise StoreBroken(f"SQLite: {exc} ({name}): the disk cannot be trusted; restart to recover") from exc
         if code & 0xFF in _DAMAGED:
             raise StoreBroken(f"SQLite: {exc} ({name}): `chatd doctor` says more; put a backup back") from exc
-        if code & 0xFF == sqlite3.SQLITE_FULL:
+        if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
             raise Unavailable("the disk is full: free space in the data directory", retry_after_ms=5_000) from exc
         if "Could not decode" in str(exc):  # its text would tell the body
             raise Damaged("a text in the database is damaged: see `chatd doctor --full`") from None
