@@ -543,6 +543,8 @@ class Server:
     def _store_broke(self, exc: StoreBroken) -> None:
         if not self._broken:
             self._broken = True
+            if not self.metrics.store_errors["broken"]:  # whoever met it may have counted it
+                self.metrics.store_failed(exc)
             log.critical("store_broken", error=str(exc))
             self._on_broken(exc)
 

@@ -66,6 +66,7 @@ class Retention:
                 if self._chosen():
                     await self.walk()
             except (Refusal, OutcomeUnknown) as exc:
+                self._metrics.store_failed(exc)
                 log.warning("retention_waits", error=str(exc))
             except StoreBroken as exc:
                 self._on_broken(exc)

@@ -352,6 +352,7 @@ class Presence:
         try:
             await self._store.seen(some)
         except (Refusal, OutcomeUnknown) as exc:  # maxima: they go with the next ones
+            self._metrics.store_failed(exc)
             log.warning("last_seen_waits", error=str(exc), users=len(some))
             return
         except StoreBroken as exc:  # whoever stores a message ends the process

@@ -127,6 +127,7 @@ class Sender:
         try:
             await self._store.remove_subscription(one.user, one.device, one.endpoint)
         except (Refusal, OutcomeUnknown) as exc:  # the next notification finds it dead again
+            self._metrics.store_failed(exc)
             log.warning("subscription_stays", error=str(exc), user=one.user, device=one.device)
 
 

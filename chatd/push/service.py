@@ -357,6 +357,7 @@ class Push:
                 await asyncio.sleep(min(self._settings.retry_s_min, CLEAR_AGAIN_S_MAX))
                 await self._send_clear(payload, targets)
         except (Refusal, OutcomeUnknown) as exc:
+            self._metrics.store_failed(exc)
             log.info("push_clear_lost", error=str(exc))
         except StoreBroken as exc:
             self._on_broken(exc)
