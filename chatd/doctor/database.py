@@ -32,14 +32,14 @@ class Looked(Struct, frozen=True):
 def examine(directory: Path, *, full: bool) -> Looked:
     """Look at the file of a directory; a server may write to it."""
     path = directory / FILE_NAME
-    if not path.exists():
+    if not path.exists() and not path.with_name(f"{path.name}-wal").exists():
         return Looked([Finding(CHECK, "ok", "there is none yet; the first start makes it")])
     findings: list[Finding] = []
     still = holder(directory / LOCK_NAME) is None
     try:
-        sure = check_log(path) if still else True
         if still:
             check_end(path)
+        sure = check_log(path) if still else True
         with closing(sqlite3.connect(_uri(path, still=still), uri=True, isolation_level=None)) as db:
             findings += _log(path, sure=sure)
             if not sure:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from chatd.errors import StartError
-from chatd.model import Account, Device, Pushed, Subscription, Unpushed
+from chatd.model import Account, Device, Draft, Pushed, Subscription, Unpushed
 from chatd.settings import StoreSettings
-from chatd.store.sqlite import FILE_NAME, SqliteStore, schema
+from chatd.store.sqlite import FILE_NAME, SqliteStore, backup, schema
 
 STEPS = schema.migrations()
 ACCOUNTS = [("alice", "hash", 1, 0, 0, 1_000), ("bob", None, 0, 1, 0, 2_000), ("gone", None, 0, 0, 1, 3_000)]
@@ -78,6 +78,44 @@ async def test_the_copy_is_what_schema_1_knew(tmp_path: Path) -> None:
     assert copy.execute("SELECT count(*) FROM message").fetchone() == (5,)
     assert copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'subscription'").fetchone() == (0,)
     copy.close()
+
+
+async def test_messages_from_before_checksums_are_read_and_erased_and_backed_up(tmp_path: Path) -> None:
+    await made_with_schema_1(tmp_path / "data")
+    store = SqliteStore(tmp_path / "data", StoreSettings())
+    await store.open()
+    checksums = "SELECT seq, checksum IS NULL FROM message ORDER BY seq"
+    assert await store.engine.read(lambda db: [n for n, old in db.execute(checksums) if old]) == [1, 2, 3, 4, 5]
+    id_ = "00000000-0000-4000-8000-000000000077"
+    await store.commit([Draft("alice:bob", "alice", id_, "later", 9)], [])
+    assert [m.body for m in await store.read("alice:bob", limit=10)] == ["hi"] * 5 + ["later"]
+    backup.take(tmp_path / "data", tmp_path / "copy", version="1", now_ms=1)
+    step = await store.erase("bob")
+    assert step is not None
+    assert (step.messages, step.cursor) == (3, None)
+    assert [left.partition(" is a copy")[0] for left in step.left] == [
+        str(tmp_path / "data" / f"{FILE_NAME}.before-0002")
+    ]
+    assert await store.engine.read(lambda db: [n for n, old in db.execute(checksums) if old]) == [4, 5]
+    assert [m.body for m in await store.read("alice:bob", limit=10)] == ["", "", "", "hi", "hi", "later"]
+    await store.close()
+    backup.put_back(tmp_path / "copy", tmp_path / "new", config_name="chatd.toml", config=str, verify=True)
+    store = SqliteStore(tmp_path / "new", StoreSettings())
+    await store.open()
+    assert [m.body for m in await store.read("alice:bob", limit=10)] == ["hi"] * 5 + ["later"]
+    await store.close()
+
+
+async def test_a_backup_of_an_older_chatd_is_put_back_and_migrated(tmp_path: Path) -> None:
+    await made_with_schema_1(tmp_path / "data")
+    made = backup.take(tmp_path / "data", tmp_path / "copy", version="1", now_ms=1)
+    assert made.schema == 1
+    backup.put_back(tmp_path / "copy", tmp_path / "new", config_name="chatd.toml", config=str, verify=True)
+    store = SqliteStore(tmp_path / "new", StoreSettings())
+    await store.open()
+    assert store.migrated == [step.number for step in STEPS[1:]]
+    assert (await store.counts()).messages == 5
+    await store.close()
 
 
 async def test_schema_2_comes_whole_or_not_at_all(tmp_path: Path) -> None:

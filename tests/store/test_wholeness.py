@@ -138,6 +138,23 @@ async def test_a_file_without_its_end_is_refused(tmp_path: Path) -> None:
         await opened(tmp_path)
 
 
+@pytest.mark.parametrize("damage", [empty, Path.unlink])
+async def test_a_log_without_its_database_is_not_thrown_away(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    await left(tmp_path / "a", tmp_path / "b")
+    damage(tmp_path / "b" / FILE_NAME)
+    for _ in range(2):
+        with pytest.raises(StartError, match=r"chatd\.db is missing, and its write-ahead log is there"):
+            await opened(tmp_path / "b")
+    assert (tmp_path / "b" / f"{FILE_NAME}-wal").stat().st_size > 1_000
+
+
+async def test_an_empty_file_is_no_new_database(tmp_path: Path) -> None:
+    path = await stored(tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(StartError, match=r"chatd\.db is empty: put a backup back, or delete it"):
+        await opened(tmp_path)
+
+
 def flip(path: Path, text: bytes, bit: int, *, offset: int = 0) -> None:
     data = bytearray(path.read_bytes())
     assert data.count(text) == 1

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from chatd.errors import InUse, StartError, StoreBroken, Unavailable
 from chatd.model import (
     Advance,
@@ -30,6 +32,8 @@ from chatd.store.sqlite.log import Log
 from chatd.store.sqlite.presence import SqlitePresence
 from chatd.store.sqlite.push import SqlitePush
 from chatd.store.sqlite.rows import id_bytes, message, pair_of
+
+log = structlog.get_logger("chatd.store")
 
 FILE_NAME = "chatd.db"
 LOCK_NAME = "chatd.lock"
@@ -137,12 +141,13 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
                     f"{one}: it belongs to user {owner}, and this process runs as {os.geteuid()}: run it as its owner, "
                     f"or give it all of the directory: chown -R {os.geteuid()} {self.directory}"
                 )
-        self._log_is_sure = wholeness.check_log(path)
         wholeness.check_end(path)
+        self._log_is_sure = wholeness.check_log(path)
 
     def _prepare(self, db: sqlite3.Connection) -> schema.Life:
         self.migrated = schema.migrate(db, self.engine.path, self._migrations, on_step=self._on_migration)
         if not self._log_is_sure:
+            log.warning("looking_at_all_pages", why="the write-ahead log has no index: a power cut, or copied files")
             wholeness.check_pages(db, self.engine.path)
         return schema.begin_life(db, durable=self.durability == "fsync", boot=wholeness.boot())
 

@@ -77,8 +77,8 @@ def take(
     if target.exists():
         raise StartError(f"{target} is there already and stays as it is; name another file")
     if holder(directory / LOCK_NAME) is None and not salvage:
-        check_log(path)
         check_end(path)
+        check_log(path)
     part = target.with_name(target.name + PART)
     with _made(part) as file:
         try:

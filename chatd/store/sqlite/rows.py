@@ -79,12 +79,15 @@ def damaged_rows(db: sqlite3.Connection) -> Iterator[str]:
     """What is wrong with the messages of a database, a line each, at most `PROBLEMS_MAX`; all of them are read."""
     count = 0
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    for key, a, b, head, trimmed in db.execute("SELECT key, a, b, head, trimmed FROM conversation ORDER BY key"):
+    trims, checks = _has(db, "conversation", "trimmed"), _has(db, "message", "checksum")  # an older chatd had neither
+    convs = f"SELECT key, a, b, head, {'trimmed' if trims else '0'} FROM conversation ORDER BY key"  # noqa: S608
+    rows = (
+        f"SELECT seq, id, sender, body, ts_ms, hidden, {'checksum' if checks else 'NULL'} FROM message "  # noqa: S608
+        "WHERE conversation = ? ORDER BY seq"
+    )
+    for key, a, b, head, trimmed in db.execute(convs):
         conv, last = conv_of(a, b), trimmed
-        for row in db.execute(
-            "SELECT seq, id, sender, body, ts_ms, hidden, checksum FROM message WHERE conversation = ? ORDER BY seq",
-            (key,),
-        ):
+        for row in db.execute(rows, (key,)):
             problem = None
             if row[0] != last + 1:
                 problem = f"messages {last + 1} to {row[0] - 1} of {conv} are missing"
@@ -101,3 +104,7 @@ def damaged_rows(db: sqlite3.Connection) -> Iterator[str]:
             count += 1
             if count == PROBLEMS_MAX:
                 return
+
+
+def _has(db: sqlite3.Connection, table: str, column: str) -> bool:
+    return db.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone() is not None

@@ -79,9 +79,13 @@ def check_log(path: Path) -> bool:
 
 
 def check_end(path: Path) -> None:
-    """Check that a database without a log has all of its pages. Raises: StartError."""
-    head = _head(path, 100)
-    if len(head) < 100 or _head(path.with_name(f"{path.name}-wal"), LOG_HEADER_BYTES):
+    """Before `check_log`: a database is there, and if it has no log, all of its pages. Raises: StartError."""
+    head, log = _head(path, 100), _head(path.with_name(f"{path.name}-wal"), LOG_HEADER_BYTES)
+    if not head and log:  # SQLite would throw the log away
+        raise StartError(f"{path} is missing, and its write-ahead log is there: put a backup back")
+    if not head and path.exists():
+        raise StartError(f"{path} is empty: put a backup back, or delete it to begin with nothing")
+    if len(head) < 100 or log:
         return
     size, changed, pages, valid_for = struct.unpack_from(">H", head, 16)[0], head[24:28], head[28:32], head[92:96]
     wanted = int.from_bytes(pages, "big") * (65_536 if size == 1 else size)
