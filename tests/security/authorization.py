@@ -1,0 +1,114 @@
+"""The authorisation matrix: who may do what with what is another's. One row a frame type and HTTP call, or more.
+
+The world: alice owns. bob is her peer, they have written to each other. carol is a stranger to her. dave wrote to her
+and is blocked by her now. erin was deleted and frank is locked out; both hold tokens, and sockets, of before. nobody
+has no account. Where a row names somebody's thing, it is alice's, whoever asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+ROLES = {
+    "owner": "alice",
+    "peer": "bob",
+    "stranger": "carol",
+    "blocked": "dave",
+    "deleted": "erin",
+    "disabled": "frank",
+    "anonymous": "nobody",
+}
+
+
+class Row(Struct, frozen=True):
+    """``verb``: a frame type or an operation of the HTTP API; behind a # what the row is about.
+
+    ``expected``: the outcomes in the order of `ROLES`. ``args``: path parameters and body, or the frame's fields; names
+    of `SUBSTITUTES` are filled in.
+    """
+
+    verb: str
+    expected: str
+    args: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return self.verb.partition("#")[0]
+
+    def outcome(self, role: str) -> str:
+        outcomes = self.expected.split()
+        assert len(outcomes) == len(ROLES), self.verb
+        return outcomes[list(ROLES).index(role)]
+
+
+SUBSTITUTES = {
+    "$me": "the one who asks",
+    "$fresh": "a name or id that is new each time",
+    "$id": "a message id that is new each time",
+    "$other": "alice, or for her bob",
+    "$her_device": "a device of alice's, not the one that asks",
+    "$her_token": "a token of alice's",
+    "$my_token": "the token of who asks",
+}
+CONV = "alice:bob"
+NEW = {"user": "$fresh", "password": "x"}
+MINE = {"user": "$me", "password": "$me"}
+HERS = {"user": "alice", "password": "$me"}
+TO_HER = {"to": "$other", "id": "$id", "body": "x"}
+INTO_HERS = {"conv": CONV, "id": "$id", "body": "x"}
+TOPIC = {"kind": "ntfy", "endpoint": "https://ntfy.sh/x"}
+
+# HTTP: the status. Not "may" but "does": what is another's looks as if it were not there (404).
+HTTP = (
+    #                              owner peer stranger blocked deleted disabled anonymous
+    Row("register", "              201   201  201      201     201     201      201", NEW),
+    Row("login", "                 200   200  200      200     401     401      401", MINE),
+    Row("login#as her", "          200   401  401      401     401     401      401", HERS),
+    Row("devices", "               200   200  200      200     401     403      401"),
+    Row("revoke_device", "         204   404  404      404     401     403      401", {"device": "$her_device"}),
+    Row("send_message", "          201   201  201      201     401     403      401", TO_HER),
+    Row("send_message#hers", "     201   201  404      404     401     403      401", INTO_HERS),
+    Row("conversations", "         200   200  200      200     401     403      401"),
+    Row("history", "               200   200  404      404     401     403      401", {"conv": CONV}),
+    Row("marks", "                 200   200  404      404     401     403      401", {"conv": CONV}),
+    Row("read", "                  200   200  404      404     401     403      401", {"conv": CONV, "seq": 1}),
+    Row("blocks", "                200   200  200      200     401     403      401"),
+    Row("block", "                 204   204  204      204     401     403      401", {"user": "grace"}),
+    Row("unblock", "               204   204  204      204     401     403      401", {"user": "grace"}),
+    Row("unblock#whom she blocks", "204  204  204      204     401     403      401", {"user": "dave"}),
+    Row("privacy", "               200   200  200      200     401     403      401"),
+    Row("set_privacy", "           204   204  204      204     401     403      401", {"last_seen": False}),
+    Row("push", "                  200   200  200      200     401     403      401"),
+    Row("subscription", "          200   404  404      404     401     403      401"),
+    Row("unsubscribe", "           204   404  404      404     401     403      401"),
+    Row("subscribe", "             204   204  204      204     401     403      401", TOPIC),
+    Row("openapi", "               200   200  200      200     200     200      200"),
+    Row("healthz", "               200   200  200      200     200     200      200"),
+    Row("readyz", "                200   200  200      200     200     200      200"),
+    Row("version", "               200   200  200      200     200     200      200"),
+    Row("metrics", "               200   200  200      200     200     200      200"),  # from this machine, else 403
+    Row("landing", "               200   200  200      200     200     200      200"),
+    Row("join", "                  200   200  200      200     200     200      200"),
+    Row("logout", "                204   204  204      204     401     403      401"),
+)  # fmt: skip
+
+# Frames: the type of the answer, the code of the refusal, or the code that the socket is closed with; "-": silence.
+FRAMES = (
+    #                       owner     peer      stranger  blocked   deleted disabled anonymous
+    Row("hello", "          welcome   welcome   welcome   welcome   4401    4403     4401", {"token": "$my_token"}),
+    Row("auth", "           ok        ok        ok        ok        4401    4403     4400", {"token": "$my_token"}),
+    Row("auth#as her", "    ok        forbidden forbidden forbidden 4401    4403     4400", {"token": "$her_token"}),
+    Row("send", "           sent      sent      sent      sent      4401    4403     4400", TO_HER),
+    Row("send#hers", "      sent      sent      not_found not_found 4401    4403     4400", INTO_HERS),
+    Row("ack", "            ok        ok        not_found not_found 4401    4403     4400", {"conv": CONV, "seq": 1}),
+    Row("read", "           ok        ok        not_found not_found 4401    4403     4400", {"conv": CONV, "seq": 1}),
+    Row("history", "        messages  messages  not_found not_found 4401    4403     4400", {"conv": CONV, "limit": 9}),
+    Row("conversations", "  conversations conversations conversations conversations 4401 4403 4400", {"limit": 9}),
+    Row("watch", "          bob       alice     nobody    nobody    4401    4403     4400", {"users": ["$other"]}),
+    Row("unwatch", "        ok        ok        ok        ok        4401    4403     4400", {"users": ["$other"]}),
+    Row("status", "         ok        ok        ok        ok        4401    4403     4400", {"state": "away"}),
+    Row("typing", "         -         -         not_found not_found 4401    4403     4400", {"conv": CONV, "on": True}),
+    Row("ping", "           pong      pong      pong      pong      4401    4403     4400"),
+)  # fmt: skip
