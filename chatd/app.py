@@ -56,7 +56,8 @@ from chatd.store.sqlite.engine import Engine
 from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.browser import guard
-from chatd.transport.door import Door, request_log
+from chatd.transport.door import Door
+from chatd.transport.handler import handlers
 from chatd.transport.scraping import MetricsListener
 from chatd.transport.sockets import Sockets
 from chatd.transport.tls import Certificate, require_encryption
@@ -441,16 +442,10 @@ class Server:
 
     async def _doorway(self) -> Callable[[bytes], Door]:
         """What makes a connection's first protocol; it gets what of the head was read already."""
-        runner = web.AppRunner(
-            self.web_app(),
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=KEEPALIVE_S,
-            logger=request_log,
-        )
+        runner = web.AppRunner(self.web_app(), handle_signals=False)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        inside = cast(web.Server, runner.server)  # `setup` made it
+        inside = handlers(cast(web.Server, runner.server), keepalive_s=KEEPALIVE_S)  # `setup` made it
         limits, head_s = self.settings.limits, self.settings.timing.head_s
         proxies = parse_networks(self.settings.server.trusted_proxies)
         turnstile = Turnstile(
