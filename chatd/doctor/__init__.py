@@ -30,6 +30,7 @@ def examine(settings: Settings, *, full: bool = False) -> list[Finding]:
         found += looked.findings
         newest_ms = looked.newest_ms
     else:
+        found += files.examine(directory) if directory.is_dir() else []  # the configuration and sockets may be there
         newest_ms = 0
     found += machine.clock(newest_ms)
     found += machine.ports(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import stat
 from typing import Any
 
@@ -15,7 +16,9 @@ from chatd.client import Client
 from chatd.client.events import GoneEvent
 from chatd.settings import StoreSettings
 from chatd.store.conformance.kit import draft, fill, say
+from chatd.store.redis import RedisStore
 from chatd.store.sqlite import SqliteStore
+from chatd.testing.redis_server import RedisServer
 
 SECRET = "a text that nobody else wrote"
 
@@ -123,6 +126,32 @@ async def test_while_the_server_runs(place: Place) -> None:
             draft_ = {"id": protocol.new_message_id(), "to": "alice", "body": "are you there?"}
             async with http.post(f"{server.url}/v1/messages", json=draft_) as answer:
                 assert answer.status == 404
+
+
+async def test_with_redis(place: Place, chatd_redis: RedisServer) -> None:
+    """The command opens the store itself; where it writes its files anew, it says so."""
+    assert (await place.run("init")).code == 0
+    place.env |= {"CHATD_STORE_KIND": "redis", "CHATD_STORE_REDIS_URL": chatd_redis.url}
+    place.env |= {"CHATD_STORE_REDIS_PREFIX": "people:"}
+    for user in ("alice", "bob"):
+        assert (await place.run("user", "add", user, "--no-password")).code == 0
+    store = RedisStore(StoreSettings(kind="redis", redis_url=chatd_redis.url, redis_prefix="people:"))
+    await store.open()
+    await say(store, draft(1, body=SECRET), draft(2, sender="bob", body="mine"))
+    await store.close()
+    lines = _lines((await place.run("export", "alice")).out)
+    assert [line.get("body") for line in lines if line["type"] == "message"] == [SECRET, "mine"]
+    done = await place.run("erase", "alice", "--yes")
+    assert (done.code, done.out) == (0, "alice is erased, with the text of 1 messages.\n")
+    assert re.fullmatch(r"Redis (writes its \S.* anew, and has|did not write its files anew)[^\n]*\n", done.err), (
+        done.err
+    )
+    assert (await place.run("export", "alice")).err == "chatd: no such user\n"
+    lines = _lines((await place.run("export", "bob")).out)
+    assert [(line["seq"], line.get("gone")) for line in lines if line["type"] == "message"] == [
+        (1, "deleted"),
+        (2, None),
+    ]
 
 
 async def test_a_device_that_lacks_them_goes_on_behind_the_places(place: Place) -> None:

@@ -101,6 +101,28 @@ async def test_a_log_that_was_cut_is_refused_each_time(tmp_path: Path, damage: C
             await opened(tmp_path / "b")
 
 
+async def test_without_fsync_only_a_power_cut_may_take_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the history gets another name; in the same run of the machine it is damage all the same."""
+    boot = tmp_path / "boot_id"
+    monkeypatch.setattr(wholeness, "BOOT_ID", boot)
+    boot.write_text("boot-1\n")
+    settings = StoreSettings(synchronous="normal")
+    store = SqliteStore(tmp_path / "a", settings)
+    await store.open()
+    for number in range(1, COUNT + 1):
+        await store.commit([draft(number)], [])
+    copied(tmp_path / "a", tmp_path / "b")
+    await store.close()
+    cut_in_half(tmp_path / "b" / f"{FILE_NAME}-wal")
+    with pytest.raises(StartError, match="it was cut"):
+        await SqliteStore(tmp_path / "b", settings).open()
+    boot.write_text("boot-2\n")
+    again = SqliteStore(tmp_path / "b", settings)
+    await again.open()
+    assert again.incarnation != store.incarnation
+    await again.close()
+
+
 async def test_what_is_behind_the_last_commit_is_no_damage(tmp_path: Path) -> None:
     """A process that dies while it writes leaves half a frame."""
     await left(tmp_path / "a", tmp_path / "b")
