@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,10 +16,11 @@ from chatd.model import Draft
 from chatd.testing.history import Recorder
 from chatd.testing.load import main, measures, storage
 from chatd.testing.load.device import Device
+from chatd.testing.load.fleet import Fleet
 from chatd.testing.load.measures import Bench, percentile_ms
 from chatd.testing.load.process import SERVE, BenchError, ServerProcess
 from chatd.testing.load.storage import Segment, flat_ratio
-from chatd.testing.load.talk import body_of
+from chatd.testing.load.talk import Talk, body_of
 
 SMALL = ("--pairs", "2", "--seconds", "0.3", "--runs", "1", "--rate", "100", "--catch-up", "400")
 SMALLER = ("--idle", "3", "--hold", "0", "--store-messages", "2560")
@@ -131,6 +132,26 @@ async def test_a_refusal_and_a_close_end_the_measurement_with_their_reason(devic
     third.connection_made(_Transport())
     third.data_received(b"HTTP/1.1 429 Too Many Requests\r\n\r\n")
     assert third.lost.result().startswith("no upgrade: ")
+
+
+@pytest.mark.parametrize("in_a_listing", [False, True])
+async def test_a_message_is_delivered_when_a_receipt_or_a_listing_says_so(device: Device, in_a_listing: bool) -> None:
+    fleet = Fleet(cast(ServerProcess, None), {}, Recorder("test"))
+    fleet.devices["alice"] = fleet.devices["bob"] = device
+    device.record.opened("1", "i", watermarks={})
+    talk = Talk(fleet, [("alice", "bob")], "v7")
+    device.on_frame = (alice := talk.talkers[0])._frame
+    alice.send()
+    (id_,) = talk.started
+    device.data_received(_frame(protocol.Sent(id=id_, conv="alice:bob", seq=1, ts=1)))
+    row = protocol.ConversationRow(
+        conv="alice:bob", peer="bob", head=1, delivered=1, read=1, peer_delivered=1, peer_read=0, unread=0, updated=1
+    )
+    receipt = protocol.Receipt(conv="alice:bob", user="bob", delivered=1, read=0)
+    frame = protocol.ConversationList(conversations=(row,)) if in_a_listing else receipt
+    payload = protocol.encode(frame)
+    device.data_received(b"\x81\x7e" + len(payload).to_bytes(2, "big") + payload)
+    assert (talk.delivered, talk.started) == (1, {})
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
