@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -406,14 +407,20 @@ def default_toml() -> str:
 
 
 def show_toml(settings: Settings) -> str:
-    """The settings in force, as TOML without comments."""
+    """The settings in force, as TOML without comments. Secrets are starred: a key, and the password in a URL."""
     lines: list[str] = []
     for section in msgspec.structs.fields(Settings):
         lines.append(f"[{section.name}]")
         values = getattr(settings, section.name)
-        lines += [f"{n} = {toml_value(getattr(values, n))}" for n in values.__struct_fields__]
+        lines += [f"{n} = {toml_value(_starred(n, getattr(values, n)))}" for n in values.__struct_fields__]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _starred(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return "***" if value and name.endswith("_secret") else re.sub(r"(://[^:/@]*:)[^/]*@", r"\1***@", value)
 
 
 def toml_value(value: Any) -> str:

@@ -19,6 +19,7 @@ import yaml
 from chatd.errors import REFUSALS
 from chatd.metrics import SPECS, Metrics
 from chatd.protocol import CLIENT_FRAMES, CLOSE_CODES, SERVER_FRAMES, SUBPROTOCOL, WS_PATH
+from chatd.security import EVENTS
 from chatd.settings import default_toml, table, toml_value
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,7 @@ def documents() -> dict[str, str]:
         "config/chatd.toml": default_toml(),
         "config/grafana/chatd.json": dashboard(),
         "docs/chatd.1": man_page(),
+        "docs/security.md": _security_md((ROOT / "docs/security.md").read_text("utf-8")),
         "docs/operations.md": _operations_md((ROOT / "docs/operations.md").read_text("utf-8")),
         "docs/protocol.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/asyncapi.yaml": "# Generated from chatd/protocol.py by `make docs`.\n"
@@ -72,6 +74,12 @@ def _operations_md(text: str) -> str:
         label = LABELS.get(family.name, "")
         metrics.append(f"| `{name}`{label} | {family.type} | {family.documentation} |")
     return _between(_between(text, "settings", settings), "metrics", metrics)
+
+
+def _security_md(text: str) -> str:
+    rows = ["| event | level | meaning |", "|---|---|---|"]
+    rows += [f"| `{e.name}` | {'warning' if e.hostile else 'info'} | {e.meaning} |" for e in EVENTS.values()]
+    return _between(text, "events", rows)
 
 
 def _between(text: str, marker: str, lines: list[str]) -> str:

@@ -71,5 +71,5 @@ def default() -> None:
 @config.command()
 @place_options
 def show(config: Path | None, data_dir: str | None) -> None:
-    """Print the settings in force, from the file, the environment and the options. None of them is a secret."""
+    """Print the settings in force, from the file, the environment and the options. Secrets are starred."""
     click.echo(configuration.show_toml(load_settings(config, data_dir)), nl=False)

@@ -97,3 +97,18 @@ async def test_the_versions(place: Place) -> None:
     assert told.code == 0
     assert [line.split()[0] for line in told.out.splitlines()] == ["chatd", "Python", "SQLite", "aiohttp", "event"]
     assert told.out.startswith(f"chatd {__version__}\n")
+
+
+async def test_what_is_secret_is_not_shown(place: Place) -> None:
+    place.env |= {
+        "CHATD_STORE_REDIS_URL": "redis://chatd:canary-1@redis.example:6379/0",
+        "CHATD_CLUSTER_BUS_URL": "rediss://:canary-2@%41/1",
+        "CHATD_PUSH_WEBHOOK_URL": "https://hook:canary-3@hook.example/x",
+        "CHATD_PUSH_WEBHOOK_SECRET": "canary-4",
+    }
+    shown = await place.run("config", "show")
+    assert shown.code == 0
+    assert "canary" not in shown.out
+    in_force = tomllib.loads(shown.out)
+    assert in_force["store"]["redis_url"] == "redis://chatd:***@redis.example:6379/0"
+    assert in_force["push"]["webhook_secret"] == "***"
