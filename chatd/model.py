@@ -84,7 +84,7 @@ class Draft(Struct, frozen=True, gc=False):
     ts_ms: int
 
 
-class Message(Struct, frozen=True, gc=False):
+class Message(Struct, omit_defaults=True, frozen=True, gc=False):
     """A committed message. ``hidden``: sent while the recipient blocked its sender.
 
     ``erased``: its sender was erased, and with it the body, which is empty; it is ``hidden``, too.

@@ -1,4 +1,7 @@
-"""The board in Redis: a hash a user with a field a process, and a lease a process."""
+"""The board in Redis: a hash a user with a field a process, and a lease a process.
+
+A note may outlive its process by NOTE_S; whoever reads it asks for the lease.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from chatd.errors import StartError, Unavailable
 from chatd.model import PresenceState
+from chatd.routing.bus import NOTE_S
 from chatd.routing.leases_redis import Leases
 from chatd.store.redis.node import Command
 
 TAG = "processes"
 WHAT = "here"
-NOTE_S = 86_400
-"""A note outlives its process by this at most; whoever reads it asks for the lease."""
 SHORT: dict[PresenceState, str] = {"online": "o", "away": "a"}
 LONG: dict[bytes, PresenceState] = {short.encode(): state for state, short in SHORT.items()}
 

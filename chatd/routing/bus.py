@@ -16,6 +16,8 @@ from chatd.model import Grown, Message, PresenceState
 
 EVERYBODY = "!"
 """The channel on which every process listens. No user has such a name."""
+NOTE_S = 86_400
+"""A board may forget a note that was not repeated for so long."""
 
 
 class Hint(Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -146,7 +148,7 @@ class Board(Protocol):
         """Renew the lease. Returns: the processes that live."""
 
     async def note(self, states: Mapping[str, PresenceState]) -> None:
-        """How these users of this process are there; ``offline`` takes the note away. At most 10,000."""
+        """How these users of this process are there, for NOTE_S; ``offline`` takes the note away. At most 10,000."""
 
     async def look(self, users: Sequence[str]) -> dict[str, dict[str, PresenceState]]:
         """What living processes noted: user → process → state. At most 1,000."""

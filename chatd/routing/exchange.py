@@ -177,7 +177,7 @@ class Exchange:
             letter = wire.decode(data)
         except msgspec.DecodeError as exc:  # a process of another version: the store is read in time
             log.warning("hint_not_understood", error=str(exc)[:200])
-            self._turns.doubt()
+            self._doubt()
             return
         if letter.process == self._process:
             return
@@ -204,14 +204,19 @@ class Exchange:
                 self._presence.elsewhere(user.removeprefix("?"), letter.process, state, last_seen_ms)
             case LossHint():
                 self._metrics.bus_gaps += 1
-                self._turns.doubt()
+                self._doubt()
 
     # --- what may have been missed ----------------------------------------------------------------------
+
+    def _doubt(self) -> None:
+        self._turns.doubt()
+        self._others.doubt()
 
     def _gap(self) -> None:
         """Hints were lost: every session reads what it lacks, not all at once."""
         self._metrics.bus_gaps += 1
         self._turns.doubt()  # the others may have spoken to nobody for a little longer
+        self._others.renew()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._others.again())
         for one in list(self._delivery.connected()):

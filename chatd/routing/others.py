@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from zlib import crc32
 
 import structlog
 
 from chatd.errors import Refusal
 from chatd.presence.service import Presence
 from chatd.presence.state import Shown
-from chatd.routing.bus import Board, Bus, Letter, PresenceHint, encode, watch_channel
+from chatd.routing.bus import NOTE_S, Board, Bus, Letter, PresenceHint, encode, watch_channel
 
 GATHER_S = 0.1
 USERS_MAX = 10_000  # of one note: the contract
 WAITING_USERS_MAX = 200_000
 SWEEP_S = 30.0
+LOOK_SWEEPS, RENEW_SWEEPS = 10, round(NOTE_S / 3 / SWEEP_S)
+"""Every so many sweeps everybody who is watched is looked at, and each note is repeated (a few in each sweep)."""
 
 log = structlog.get_logger("chatd.others")
 
@@ -32,6 +36,8 @@ class OtherProcesses:
         self._alive: set[str] = {process}
         self._changed: dict[str, None] = {}
         self._noted: dict[str, Shown] = {}  # what the board says of users of this process
+        self._renewing: set[str] = set()
+        self._doubt = False
         self._looked: set[str] = set()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,6 +74,12 @@ class OtherProcesses:
             self._changed[user] = None
             self._wake.set()
 
+    def renew(self, users: Iterable[str] | None = None) -> None:
+        """Note and tell again how these users are, None: all: the board may have lost it, or be about to forget it."""
+        for user in [*(self._noted if users is None else users)]:
+            self._renewing.add(user)
+            self.changed_here(user)
+
     async def _tell(self) -> None:
         """Note and tell what changed, gathered: who changed and changed back costs nothing."""
         while not self._closing:
@@ -77,7 +89,11 @@ class OtherProcesses:
             users = list(self._changed)[:USERS_MAX]
             roster = self._presence.roster
             news = {user: roster.shown_here(user) for user in users}
-            news = {user: shown for user, shown in news.items() if shown != self._noted.get(user)}
+            news = {
+                user: shown
+                for user, shown in news.items()
+                if shown != self._noted.get(user) or (shown is not None and user in self._renewing)
+            }
             try:
                 await self._board.note({user: shown.state if shown else "offline" for user, shown in news.items()})
             except Refusal as exc:
@@ -85,6 +101,7 @@ class OtherProcesses:
                 self._wake.set()
                 await asyncio.sleep(1.0)
                 continue
+            self._renewing.difference_update(users)
             for user in users:
                 self._changed.pop(user, None)
             for user, shown in news.items():
@@ -125,21 +142,31 @@ class OtherProcesses:
                 before, self._alive = self._alive, await self._board.alive()
                 self._presence.alive(self._alive)
                 if before - self._alive:
+                    self.doubt()
                     self.on_gone()
             except Refusal as exc:
                 log.warning("lease_not_renewed", error=exc.message)
             await asyncio.sleep(self._lease_s / 3)
 
     async def _sweep(self) -> None:
-        """Forget whom nobody watches any more, and look again at the others, should a hint have been lost."""
-        while not self._closing:
+        """Forget whom nobody watches any more, repeat notes, and look at everybody now and then, or after a doubt."""
+        for sweep in itertools.count(1):
             await asyncio.sleep(SWEEP_S)
+            if self._closing:
+                return
             watched = self._presence.watched()
             for user in self._looked - watched:
                 self._looked.discard(user)
                 self._bus.forget(watch_channel(user))
                 self._presence.roster.forget_elsewhere(user)
-            await self.again()
+            self.renew(user for user in self._noted if crc32(user.encode()) % RENEW_SWEEPS == sweep % RENEW_SWEEPS)
+            if self._doubt or sweep % LOOK_SWEEPS == 0:
+                self._doubt = False
+                await self.again()
+
+    def doubt(self) -> None:
+        """Hints may have been lost: the next sweep looks at everybody."""
+        self._doubt = True
 
     async def again(self) -> None:
         """Look at everybody who is watched: hints may have been lost."""
