@@ -6,11 +6,12 @@ VENV = .venv
 BIN = $(VENV)/bin
 RUNTIME = $(VENV)/.runtime
 DEV = $(VENV)/.dev
+BINARY = build/binary/venv
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
   --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
-.PHONY: help run test check bench docs lock clean programs
+.PHONY: help run test check bench binary docs lock clean programs
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,14 +32,18 @@ check: $(DEV) ## lint, format and types
 bench: $(DEV) ## measure, and save as JSON in bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
 
+binary: dist/SHA256SUMS ## chatd as one file and as one folder, in dist: for machines without Python
+
 docs: $(DEV) ## write what is generated from the code: schemas, default configuration, tables
 	$(BIN)/python docs/generate.py
 
-lock: $(DEV) ## renew both lock files; with Python 3.11, the oldest one that is supported
+lock: $(DEV) ## renew the lock files; with Python 3.11, the oldest one that is supported
 	$(PIP) install pip-tools
 	$(COMPILE) --output-file requirements.lock pyproject.toml requirements.in
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
-	  | $(COMPILE) --output-file requirements-dev.lock --constraint requirements.lock -
+	for group in dev binary; do \
+	  $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"][sys.argv[1]], sep="\n")' \
+	    $$group | $(COMPILE) --output-file requirements-$$group.lock --constraint requirements.lock - || exit; \
+	done
 
 clean: ## remove what make made; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
@@ -68,10 +73,23 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# An environment of its own, so that the binary holds what the locks say and nothing that happens to be installed.
+$(BINARY)/.made: requirements.lock requirements-binary.lock | $(RUNTIME)
+	@echo "Installing what makes the binary …" >&2
+	@$(BIN)/python -m venv --clear $(BINARY)
+	@$(BINARY)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+	  -r requirements.lock -r requirements-binary.lock
+	@touch $@
+
+dist/SHA256SUMS: $(BINARY)/.made pyproject.toml docs/chatd.1 \
+  $(shell find chatd config/binary config/systemd -type f ! -name '*.pyc')
+	@echo "Building …" >&2
+	@$(BINARY)/bin/python -P config/binary/build.py
+
 # Tests run against real programs. Root gets the Debian packages, whose services are kept from starting; anybody else a line.
 # Each is a program, and behind a colon its package where that has another name.
 PROGRAMS = redis-server nginx haproxy caddy chromium npm prometheus fail2ban-client:fail2ban systemd-analyze:systemd \
-  groff
+  groff strip:binutils
 programs:
 	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v "$${one%%:*}" >/dev/null || echo "$${one##*:}"; done); \
 	if [ -z "$$missing" ]; then exit; fi; \

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import structlog
 
-from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls
+from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls, self_command
 from chatd.cli.logs import configure_logging
 from chatd.cli.process import END_GRACE_S, loop_factory, raise_open_files
 from chatd.errors import EXIT_FAILED, ChatdError, ConfigError
@@ -60,7 +60,7 @@ def cluster(
         address = ("--host", settings.server.host)
         metrics = ("--metrics-listen", "{metrics}") if settings.server.metrics_listen else ()
         worker_command = shlex.join(
-            [sys.executable, "-m", "chatd", "serve", *place, *address, *metrics, "--handed", "{handed}", "--supervised"]
+            [*self_command(), "serve", *place, *address, *metrics, "--handed", "{handed}", "--supervised"]
         )
     configure_logging(settings.server)
     raise_open_files(ROUTER_FILES)

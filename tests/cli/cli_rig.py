@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +106,14 @@ class Serving(Running):
 
 
 class Place:
-    """A directory with its own environment: ``data`` is the data directory, the state files lie in ``state``."""
+    """A directory with its own environment: ``data`` is the data directory, the state files lie in ``state``.
 
-    def __init__(self, directory: Path) -> None:
+    ``program``: what the commands are given to.
+    """
+
+    def __init__(self, directory: Path, program: Sequence[str] = (sys.executable, "-m", "chatd")) -> None:
         self.directory = directory
+        self.program = program
         self.data = directory / "data"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATD_")}
         self.env = {**kept, "HOME": str(directory), "XDG_STATE_HOME": str(directory / "state")}
@@ -117,7 +121,8 @@ class Place:
     async def run(self, *args: str, given: str = "") -> Result:
         """Run a command to its end; ``given`` is its standard input."""
         process = await asyncio.create_subprocess_exec(
-            *_command(args),
+            *self.program,
+            *args,
             cwd=self.directory,
             env=self.env,
             stdin=subprocess.PIPE,
@@ -138,7 +143,8 @@ class Place:
         """Start a command over pipes."""
         return Running(
             await asyncio.create_subprocess_exec(
-                *_command(args),
+                *self.program,
+                *args,
                 cwd=self.directory,
                 env=self.env,
                 stdin=subprocess.PIPE,
@@ -152,7 +158,7 @@ class Place:
         ours, theirs = pty.openpty()
         try:
             process = await asyncio.create_subprocess_exec(
-                *_command(args), cwd=self.directory, env=self.env, preexec_fn=lambda: os.login_tty(theirs)
+                *self.program, *args, cwd=self.directory, env=self.env, preexec_fn=lambda: os.login_tty(theirs)
             )
         finally:
             os.close(theirs)
@@ -169,7 +175,3 @@ class Place:
             yield server
             if server.process.returncode is None:
                 assert await server.end(signal.SIGTERM) == 0, server.said
-
-
-def _command(args: tuple[str, ...]) -> list[str]:
-    return [sys.executable, "-m", "chatd", *args]
