@@ -101,4 +101,5 @@ def _line(text: str) -> str:
 def _escaped(text: str) -> str:
     """Plain text as troff reads it: a backslash, a hyphen that is typed, and what would begin a request."""
     text = text.replace("\\", r"\e").replace("-", r"\-").replace("`", "")
+    text = re.sub(r"[^\x00-\x7f]", lambda found: rf"\[u{ord(found[0]):04X}]", text)
     return re.sub(r"^(?=[.'])", r"\\&", text)
