@@ -1,88 +1,21 @@
-"""The shipped configurations of nginx and HAProxy, in those programs, in front of two real servers."""
+"""The shipped configurations of nginx, HAProxy and Caddy, in those programs, in front of two real servers."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+from proxy_rig import PATIENCE_S, PROGRAMS, proxy
 
 from chatd import protocol
 from chatd.client.wire import WireClosed, connect, websocket_url
 from chatd.testing import ChatServer
-from chatd.testing.ports import free_port
 from chatd.testing.speaker import Speaker
 
-CONFIG = Path(__file__).parent.parent.parent / "config"
-PROGRAMS = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}
-PATIENCE_S = 20.0
 USERS = [f"user-{n}" for n in range(8)]
-
-
-def _filled_in(program: str, port: int, hosts: Sequence[str]) -> str:
-    """The shipped text with these addresses; everything else as it is."""
-    text = (CONFIG / PROGRAMS[program]).read_text("utf-8")
-    for number, host in enumerate(hosts, 1):
-        text, count = re.subn(rf"\b10\.0\.0\.{number}:8080\b", host, text)
-        assert count == 2
-    listen = {"nginx": ("listen 80;", f"listen 127.0.0.1:{port};"), "haproxy": ("bind :80", f"bind 127.0.0.1:{port}")}
-    before, after = listen[program]
-    assert text.count(before) == 1
-    return text.replace(before, after)
-
-
-def _command(program: str, directory: Path, text: str) -> list[str]:
-    """Write the configuration; return what runs it in the foreground, as whoever runs the tests."""
-    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
-    assert path is not None, f"no {program}: install it (Debian: apt-get install {program})"
-    if program == "haproxy":
-        (directory / "haproxy.cfg").write_text(text)
-        return [path, "-db", "-f", str(directory / "haproxy.cfg")]
-    (directory / "chatd.conf").write_text(text)
-    temporary = " ".join(
-        f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.geteuid() == 0 else ""
-    (directory / "nginx.conf").write_text(
-        f"{user} daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log; events {{ }}\n"
-        f"http {{ access_log off; {temporary} include {directory}/chatd.conf; }}\n"
-    )
-    return [path, "-c", str(directory / "nginx.conf"), "-p", str(directory)]
-
-
-@asynccontextmanager
-async def _proxy(program: str, directory: Path, hosts: Sequence[str]) -> AsyncIterator[str]:
-    """The program in front of these hosts. Gives: its URL."""
-    port = free_port()
-    command = _command(program, directory, _filled_in(program, port, hosts))
-    with (directory / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as http:
-            while not await _ready(http, url):
-                assert process.returncode is None, (directory / "log").read_text()
-                await asyncio.sleep(0.02)
-        yield url
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _ready(http: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with http.get(f"{url}/readyz") as answer:
-            return answer.status == 200
-    except aiohttp.ClientError:
-        return False
 
 
 async def _place(url: str, user: str | None, token: str) -> str:
@@ -106,7 +39,7 @@ async def test_a_user_s_devices_meet_and_a_host_that_went_is_passed_over(program
     async with ChatServer(users=["alice"], settings=SETTINGS) as one, ChatServer(settings=SETTINGS) as two:
         hosts = [server.url.removeprefix("http://") for server in (one, two)]
         token = await one.token("alice")
-        async with _proxy(program, tmp_path, hosts) as url:
+        async with proxy(program, tmp_path, hosts) as url:
             places = {user: await _place(url, user, token) for user in USERS}
             assert {user: await _place(url, user, token) for user in USERS} == places
             assert len(set(places.values())) == 2
@@ -143,7 +76,7 @@ async def test_the_hosts_are_told_the_client_s_address_whatever_it_claims(progra
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with _proxy(program, tmp_path, [host, host]) as url, aiohttp.ClientSession() as http:
+        async with proxy(program, tmp_path, [host, host]) as url, aiohttp.ClientSession() as http:
             for path in ("/version", "/v1/ws?user=alice"):
                 async with http.get(url + path, headers={"X-Forwarded-For": "192.0.2.1"}) as answer:
                     assert answer.status == 200
@@ -154,7 +87,7 @@ async def test_the_hosts_are_told_the_client_s_address_whatever_it_claims(progra
 async def test_messages_go_both_ways(program: str, tmp_path: Path) -> None:
     async with ChatServer(users=["alice", "bob"], settings=SETTINGS) as chat:
         host = chat.url.removeprefix("http://")
-        async with _proxy(program, tmp_path, [host, host]) as url:
+        async with proxy(program, tmp_path, [host, host]) as url:
             alice = Speaker(await connect(websocket_url(url, "alice")))
             bob = Speaker(await connect(websocket_url(url, "bob")))
             for speaker, user in ((alice, "alice"), (bob, "bob")):
