@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
   --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
-.PHONY: help run test check bench binary docs lock clean programs
+.PHONY: help run test check bench binary audit docs lock clean programs
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,6 +33,14 @@ bench: $(DEV) ## measure, and save as JSON in bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
 
 binary: dist/SHA256SUMS ## chatd as one file and as one folder, in dist: for machines without Python
+
+audit: $(DEV) ## ask the advisory services about everything that is locked; needs the network
+	$(BIN)/python -m venv --clear build/audit
+	build/audit/bin/python -m pip --disable-pip-version-check --quiet install pip-audit
+	for lock in requirements*.lock; do \
+	  build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $$lock || exit; \
+	done
+	cd tests/web && npm audit
 
 docs: $(DEV) ## write what is generated from the code: schemas, default configuration, tables
 	$(BIN)/python docs/generate.py

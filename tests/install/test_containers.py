@@ -154,7 +154,7 @@ def _built(source: Path) -> Path:
     subprocess.run(environment, cwd=ROOT, capture_output=True, check=True)
     assert DOCKERFILE.count("RUN build/binary/venv/bin/python -P config/binary/build.py\n") == 1
     (source / "build" / "binary").mkdir(parents=True)
-    command = [ROOT / "build/binary/venv/bin/python", "-P", "config/binary/build.py"]
+    command = [str(ROOT / "build/binary/venv/bin/python"), "-P", "config/binary/build.py"]
     ended = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return source / "build" / "binary" / "dist" / "chatd" / "chatd"
