@@ -15,6 +15,7 @@
     ├── StoreBroken        the disk cannot be trusted (fsync failed): the process must end
     ├── StartError         the process cannot start (exit 3)
     │   └── InUse               another process has what it needs
+    ├── NoServer           no server runs where one is asked for (exit 4)
     └── ConfigError        the configuration is wrong (exit 78)
 
 A refusal that is `temporary` may be repeated with the same id, after ``retry_after_ms`` if given.
@@ -27,6 +28,7 @@ from typing import ClassVar
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_START = 3
+EXIT_NO_SERVER = 4
 EXIT_CONFIG = 78
 
 
@@ -160,6 +162,10 @@ class InUse(StartError):
     def __init__(self, message: str, holder: str) -> None:
         super().__init__(message)
         self.holder = holder
+
+
+class NoServer(ChatdError):
+    """One line that says where no server runs, and the way out (exit 4)."""
 
 
 class ConfigError(ChatdError):

@@ -18,7 +18,7 @@ from chatd.delivery import Delivery
 from chatd.errors import Unavailable, Unsupported
 from chatd.metrics import Metrics
 from chatd.probing import Probe
-from chatd.stats import SLOW_DEVICES_MAX, Buckets, SlowDevice, Snapshot
+from chatd.stats import HOT_MAX, SLOW_DEVICES_MAX, Buckets, Hot, SlowDevice, Snapshot
 from chatd.store.base import Store
 
 SNAPSHOT_EVERY_S = 0.5
@@ -120,6 +120,7 @@ class Operations:
             counters=series.counters,
             gauges=series.gauges,
             histograms=series.histograms,
+            hot=tuple(Hot(conv, count) for conv, count in self._metrics.hot_conversations()[:HOT_MAX]),
             slow=tuple(slow),
         )
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 HOT_MAX = 20
 SLOW_DEVICES_MAX = 10
-HISTORY_SAMPLES_MAX = 600
+HISTORY_SAMPLES_MAX = 240
 
 WorkerState = Literal["starting", "ready", "away", "draining", "drained"]
 
@@ -128,11 +128,15 @@ class ClusterSnapshot(Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """What happened between two looks. ``rates``: of counters, per second. ``values``: the histograms' new values."""
+    """What happened between two looks. ``rates``: of counters, per second. ``values``: the histograms' new values.
+
+    ``levels``: the gauges at the second look, and ``connections``, ``users`` and ``rss_bytes`` beside them.
+    """
 
     span_s: float = 0.0
     rates: Mapping[str, float] = {}
     values: Mapping[str, Buckets] = {}
+    levels: Mapping[str, float] = {}
 
     def rate(self, *names: str) -> float:
         """The sum of some rates; what nobody counts is 0."""
@@ -204,7 +208,9 @@ def between(before: Sequence[Snapshot], after: Sequence[Snapshot]) -> Reading:
         span_s = max(span_s, took_s)
         rates.append({n: max(0.0, v - old.counters.get(n, 0.0)) / took_s for n, v in new.counters.items()})
         values.append({n: _less(h, old.histograms.get(n)) for n, h in new.histograms.items()})
-    return Reading(span_s=span_s, rates=_sums(rates), values=_joined(values))
+    now = total(after)
+    levels = {**now.gauges, "connections": now.connections, "users": now.users, "rss_bytes": now.rss_bytes}
+    return Reading(span_s=span_s, rates=_sums(rates), values=_joined(values), levels=levels)
 
 
 def slowest(devices: Iterable[SlowDevice], most: int = SLOW_DEVICES_MAX) -> tuple[SlowDevice, ...]:

@@ -15,6 +15,7 @@ EXITS: dict[str, str] = {
     "EXIT_FAILED": "failed; a server: did not end in order, or the disk failed",
     "EXIT_USAGE": "wrong usage of the command line",
     "EXIT_START": "could not start: the port is taken, the data directory is in use or cannot be written",
+    "EXIT_NO_SERVER": "no server runs there",
     "EXIT_CONFIG": "the configuration is wrong",
 }
 FILES: Sequence[tuple[str, str]] = (

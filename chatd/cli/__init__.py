@@ -18,14 +18,28 @@ from chatd.cli import (
     messages,
     migrate,
     notify,
+    operate,
     people,
     serve,
     talk,
     tools,
 )
-from chatd.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_START, ChatdError, ConfigError, StartError
+from chatd.errors import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_NO_SERVER,
+    EXIT_START,
+    ChatdError,
+    ConfigError,
+    NoServer,
+    StartError,
+)
 
-EXIT_CODES: dict[type[ChatdError], int] = {ConfigError: EXIT_CONFIG, StartError: EXIT_START}
+EXIT_CODES: dict[type[ChatdError], int] = {
+    ConfigError: EXIT_CONFIG,
+    StartError: EXIT_START,
+    NoServer: EXIT_NO_SERVER,
+}
 EXIT_INTERRUPTED = 130
 """What a shell calls the end by ^C (128 + SIGINT)."""
 
@@ -58,6 +72,9 @@ def main() -> None:
 for _command in (
     serve.serve,
     cluster.cluster,
+    operate.status,
+    operate.top,
+    operate.drain,
     configure.init,
     configure.config,
     administer.user,

@@ -8,23 +8,28 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import structlog
+from msgspec import Struct
 
 from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls, self_command
 from chatd.cli.logs import configure_logging
 from chatd.cli.process import END_GRACE_S, loop_factory, raise_open_files
-from chatd.errors import EXIT_FAILED, ChatdError, ConfigError
+from chatd.errors import EXIT_FAILED, ChatdError, ConfigError, StartError
 from chatd.settings import Settings, host_and_port
 
 if TYPE_CHECKING:
     from chatd.routing.router import Router
+    from chatd.routing.supervised import ClusterOperations
 
 ROUTER_FILES = 65_536
+_PLACES = ("--handed", "{handed}", "--name", "{name}")
 END_S_AHEAD = 0.5
 """A worker that hangs is killed so long before `END_GRACE_S` is over."""
 
@@ -59,9 +64,7 @@ def cluster(
         place = [*(("--config", str(config)) if config else ()), *(("--data-dir", data_dir) if data_dir else ())]
         address = ("--host", settings.server.host)
         metrics = ("--metrics-listen", "{metrics}") if settings.server.metrics_listen else ()
-        worker_command = shlex.join(
-            [*self_command(), "serve", *place, *address, *metrics, "--handed", "{handed}", "--supervised"]
-        )
+        worker_command = shlex.join([*self_command(), "serve", *place, *address, *metrics, "--supervised", *_PLACES])
     configure_logging(settings.server)
     raise_open_files(ROUTER_FILES)
     count = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -92,6 +95,7 @@ async def _cluster(settings: Settings, count: int, command: list[str], *, greet_
     from chatd.routing.members_redis import RedisMembers
     from chatd.routing.membership import Membership
     from chatd.routing.router import Router
+    from chatd.routing.supervised import ClusterOperations
     from chatd.routing.supervisor import Supervisor
 
     loop = asyncio.get_running_loop()
@@ -121,7 +125,17 @@ async def _cluster(settings: Settings, count: int, command: list[str], *, greet_
             members.start()
         greeting = loop.create_task(_greet(router, names, settings, first=greet_first))
         supervisor.start()
+        operations = ClusterOperations(
+            supervisor,
+            router,
+            on_drain=lambda: None if stopping.is_set() else on_signal(),
+            draining=stopping.is_set,
+            now_s=loop.time,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        admins = AsyncExitStack()
         try:
+            await _serve_admin(operations, Path(settings.server.data_dir), admins)
             await stopping.wait()
         finally:
             greeting.cancel()
@@ -129,6 +143,7 @@ async def _cluster(settings: Settings, count: int, command: list[str], *, greet_
             if members is not None:
                 await members.close()
             await router.stop()
+            await admins.aclose()
     return in_order
 
 
@@ -144,6 +159,24 @@ def _metrics_listen(settings: Settings, number: int) -> str:
         return ""
     host, port = host_and_port(settings.server.metrics_listen)
     return f"[{host}]:{port + number}" if ":" in host else f"{host}:{port + number}"
+
+
+class _Supervised(Struct, frozen=True):
+    """What the verbs of a cluster work on."""
+
+    operations: ClusterOperations
+
+
+async def _serve_admin(operations: ClusterOperations, directory: Path, stack: AsyncExitStack) -> None:
+    """Let ``chatd status`` and its like reach the supervisor. It can do without: a directory may not be to be had."""
+    from chatd import admin
+    from chatd.routing.supervised import ClusterOperations
+
+    verbs: admin.Verbs = {"status": ClusterOperations.status, "drain": ClusterOperations.drain}
+    try:
+        await stack.enter_async_context(admin.serving_beside(_Supervised(operations), directory, admin.STEM, verbs))
+    except StartError as exc:
+        structlog.get_logger("chatd.supervisor").warning("no_admin_socket", error=str(exc))
 
 
 async def _greet(router: Router, names: list[str], settings: Settings, *, first: bool) -> None:

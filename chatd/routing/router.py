@@ -122,6 +122,11 @@ class Router:
         self._tasks: dict[Target, asyncio.Task[None]] = {}
         self._pause: asyncio.TimerHandle | None = None
 
+    @property
+    def nodes(self) -> list[str]:
+        """The processes with an address of their own that connections go to."""
+        return [name for name in self._targets if name not in self._links]
+
     def ready(self, name: str) -> bool:
         """Whether connections are sent to this worker or node."""
         return self._targets[name].ready

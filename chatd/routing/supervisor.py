@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
 
 from chatd.routing.router import Router
+from chatd.stats import WorkerState
 
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.5, 30.0
 STEADY_S = 60.0
@@ -44,6 +45,9 @@ class Supervisor:
         self._end_s = end_s
         self._ending = asyncio.Event()
         self._replaced: set[str] = set()
+        self._starts: dict[str, int] = {}
+        self._parked: dict[str, asyncio.Event] = {}  # who was drained waits for it to be set
+        self._drains: dict[str, asyncio.Task[None]] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._rolling: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -55,14 +59,66 @@ class Supervisor:
         self._keepers = [loop.create_task(self._keep(name, command)) for name, command in self._commands.items()]
         self._watching = loop.create_task(self._watch())
 
+    @property
+    def names(self) -> list[str]:
+        """The workers."""
+        return list(self._commands)
+
+    def pid(self, name: str) -> int:
+        """The process of this worker; 0: it has none now."""
+        process = self.processes.get(name)
+        return process.pid if process is not None and process.returncode is None else 0
+
+    def starts(self, name: str) -> int:
+        """How often this worker was started."""
+        return self._starts.get(name, 0)
+
+    def state(self, name: str, *, ready: bool) -> WorkerState:
+        """How this worker is; ``ready``: whether it is sent connections."""
+        process = self.processes.get(name)
+        lives = process is not None and process.returncode is None
+        if name in self._parked:
+            return "draining" if lives else "drained"
+        if lives and self._router.heard_at_s(name) < self._started_at_s[name]:
+            return "starting"
+        return "ready" if lives and ready else "away"
+
+    def drain(self, name: str) -> None:
+        """Begin to end a worker in order. It is not started again before `restart`."""
+        if name not in self._parked:
+            self._parked[name] = asyncio.Event()
+            self._drains[name] = asyncio.get_running_loop().create_task(self._drain(name))
+
+    async def _drain(self, name: str) -> None:
+        process = self.processes.get(name)
+        if process is not None and process.returncode is None:
+            await self._end(process)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Tell a worker to end, and kill it if it takes too long."""
+        process.terminate()
+        try:
+            async with asyncio.timeout(self._end_s):
+                await process.wait()
+        except TimeoutError:
+            log.error("workers_killed", count=1)  # noqa: TRY400 - the place is known
+            process.kill()
+
+    def _is_drained(self, name: str) -> bool:
+        """Whether it was told to end already: a second time would end it at once."""
+        task = self._drains.get(name)
+        return task is not None and not task.done()
+
     def restart(self) -> None:
-        """Restart the workers one after the other; nothing, while that is under way already."""
+        """Restart the workers one after the other, also who was drained; nothing, while that is under way already."""
+        back = self._unpark()
         if self._rolling is None or self._rolling.done():
-            self._rolling = asyncio.get_running_loop().create_task(self._roll())
+            self._rolling = asyncio.get_running_loop().create_task(self._roll(back))
 
     async def stop(self) -> bool:
         """Accept nothing more, end all workers at the same time. Returns: whether each of them ended in order."""
         self._ending.set()
+        self._unpark()
         self._router.stop_listening()
         for task in (self._rolling, self._watching):
             if task is not None:
@@ -80,11 +136,19 @@ class Supervisor:
     def kill(self) -> None:
         """End all workers now, as ``kill -9`` does."""
         self._ending.set()
+        self._unpark()
         self._signal_all(kill=True)
 
+    def _unpark(self) -> frozenset[str]:
+        """Let those come back who were drained. Returns: them."""
+        parked, self._parked = self._parked, {}
+        for wanted in parked.values():
+            wanted.set()
+        return frozenset(parked)
+
     def _signal_all(self, *, kill: bool) -> None:
-        for process in self.processes.values():
-            if process.returncode is None:
+        for name, process in self.processes.items():
+            if process.returncode is None and (kill or not self._is_drained(name)):
                 process.kill() if kill else process.terminate()
 
     async def _keep(self, name: str, command: Sequence[str]) -> None:
@@ -99,6 +163,11 @@ class Supervisor:
                 return
             if name in self._replaced:
                 self._replaced.discard(name)
+                pause_s = BACKOFF_S_MIN
+                continue
+            if (wanted := self._parked.get(name)) is not None:
+                log.info("worker_drained", worker=name, how=how)
+                await wanted.wait()
                 pause_s = BACKOFF_S_MIN
                 continue
             if loop.time() - began_s >= STEADY_S:
@@ -117,6 +186,7 @@ class Supervisor:
             return str(exc)
         self.processes[name] = process
         self._started_at_s[name] = asyncio.get_running_loop().time()
+        self._starts[name] = self._starts.get(name, 0) + 1
         log.info("worker_started", worker=name, pid=process.pid)
         if self._ending.is_set():
             process.terminate()
@@ -144,27 +214,31 @@ class Supervisor:
             return now_s - started_at_s > READY_S_MAX
         return now_s - heard_at_s > max(HUNG_S_MAX, self._end_s)
 
-    async def _roll(self) -> None:
-        """Replace one worker after the other; each is ready again before the next one goes."""
+    async def _roll(self, back: frozenset[str]) -> None:
+        """Replace one worker after the other; each is ready again before the next one goes, first of all ``back``."""
+        if not await self._until(", ".join(sorted(back)), lambda: all(map(self._router.ready, back))):
+            return
         for name in self._commands:
             process = self.processes.get(name)
-            if process is None or process.returncode is not None:
+            if name in back:
+                continue
+            if process is None or process.returncode is not None or self._is_drained(name):
                 continue  # it is on its way back anyway
             self._replaced.add(name)
-            process.terminate()
-            try:
-                async with asyncio.timeout(self._end_s):
-                    await process.wait()
-            except TimeoutError:
-                log.error("workers_killed", count=1)  # noqa: TRY400 - the place is known
-                process.kill()
-            try:
-                async with asyncio.timeout(READY_S_MAX):
-                    await self._router.until(partial(self._is_back, name, process))
-            except TimeoutError:
-                log.error("restart_given_up", worker=name, after_s=READY_S_MAX)  # noqa: TRY400
+            await self._end(process)
+            if not await self._until(name, partial(self._is_back, name, process)):
                 return
             log.info("worker_restarted", worker=name)
+
+    async def _until(self, who: str, condition: Callable[[], bool]) -> bool:
+        """Wait for a condition of the router's. False: it took too long, which is logged."""
+        try:
+            async with asyncio.timeout(READY_S_MAX):
+                await self._router.until(condition)
+        except TimeoutError:
+            log.error("restart_given_up", worker=who, after_s=READY_S_MAX)  # noqa: TRY400 - the place is known
+            return False
+        return True
 
     def _is_back(self, name: str, old: asyncio.subprocess.Process) -> bool:
         return self.processes[name] is not old and self._router.ready(name)
