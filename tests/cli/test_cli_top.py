@@ -77,7 +77,7 @@ def test_the_whole_screen_of_one_process() -> None:
         "                          half  99 of 100  (sparkline: 99 of 100)",
         "send → sent            6.06 ms    >1.00 s                               ████████",
         "commit                 1.00 ms    9.82 ms                               ████████",
-        "zeal_seconds                 –           –",
+        "zeal_seconds                 –          –",
         "",
         "hot conversations: messages of the last minute",
         "       840  dm:alice:bob",
