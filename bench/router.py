@@ -61,6 +61,7 @@ class Cluster:
             "CHATD_STORE_REDIS_URL": self._redis.url,
             "CHATD_CLUSTER_BUS_URL": self._redis.url,
             "CHATD_SERVER_LOG_LEVEL": "info",
+            "CHATD_TIMING_PONG_S": "25",  # who waits for its part of the load does not read its pings
             "CHATD_ACCOUNTS_JWT_KEYS": str(keys),
             "CHATD_ACCOUNTS_JWT_ISSUER": ISSUER,
         }
