@@ -364,6 +364,7 @@ class Server:
             metrics_here=not settings.server.metrics_listen,
             on_store_error=self.metrics.store_failed,
             security=self.security,
+            overview=self._overview,
             log_requests=settings.server.log_level == "debug",
         )
 

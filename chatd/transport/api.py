@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from chatd.model import Advance, Appended, Draft, Grown, Identity, peer_of
 from chatd.push.subscriptions import Subscriptions
 from chatd.security import SecurityLog
 from chatd.settings import LimitSettings
+from chatd.stats import Snapshot
 from chatd.store.base import Store
 from chatd.transport.problem import HEADERS
 from chatd.web.pages import Site
@@ -31,6 +32,16 @@ class Sender(Protocol):
 
     async def mark(self, advance: Advance) -> Grown:
         """Raise marks and tell the peer. Raises: Refusal."""
+
+
+class Overview(Protocol):
+    """What administrators see of the server, and of the processes beside it."""
+
+    async def stats(self) -> Sequence[Snapshot]:
+        """A snapshot of each process, this one first."""
+
+    async def connected(self, users: Sequence[str]) -> Mapping[str, int]:
+        """How many devices of each of these users are connected; without an entry: none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +75,7 @@ class Api:
     on_store_error: Callable[[BaseException], None] = lambda exc: None
     security: SecurityLog = field(default_factory=SecurityLog)
     log_requests: bool = False
+    overview: Overview | None = None
 
     def address_key(self, request: web.Request) -> str:
         """The key that the client's address pays under."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from chatd import __version__, protocol
-from chatd.errors import BadFrame, Forbidden, NotFound, Unauthenticated
-from chatd.model import Advance, is_message_id, peer_of
+from chatd.accounts import HOUR_MS
+from chatd.errors import BadFrame, Forbidden, NotFound, Unauthenticated, Unsupported
+from chatd.model import Advance, Device, Identity, is_message_id, peer_of
 from chatd.probing import Probe
 from chatd.sending import make_draft
 from chatd.transport import openapi, pages, shapes
-from chatd.transport.api import Api, Call, no_content, pay, reply
+from chatd.transport.api import Api, Call, Overview, no_content, pay, reply
 from chatd.transport.problem import HEADERS
 from chatd.transport.scraping import check_reader, exposition
 
@@ -49,21 +52,7 @@ class Handlers:
         return no_content()
 
     async def devices(self, call: Call) -> web.Response:
-        rows = await self._api.accounts.devices(call.who.user)
-        return reply(
-            shapes.Devices(
-                devices=tuple(
-                    shapes.DeviceRow(
-                        device=d.device,
-                        name=d.name,
-                        created=d.created_ms,
-                        expires=d.expires_ms,
-                        current=d.device == call.who.device,
-                    )
-                    for d in rows
-                )
-            )
-        )
+        return reply(_devices(await self._api.accounts.devices(call.who.user), call.who))
 
     async def revoke_device(self, call: Call) -> web.Response:
         device = call.request.match_info["device"]
@@ -153,6 +142,64 @@ class Handlers:
         await self._api.subscriptions.unsubscribe(call.who.user, call.who.device)
         return no_content()
 
+    async def account(self, call: Call) -> web.Response:
+        who = call.who
+        return reply(shapes.Account(user=who.user, device=who.device, admin=who.admin))
+
+    async def admin_stats(self, call: Call) -> web.Response:
+        return reply(shapes.Stats(processes=tuple(await self._overview.stats())))
+
+    async def admin_users(self, call: Call) -> web.Response:
+        query: shapes.UsersQuery = call.query
+        rows = await self._api.accounts.list_users(query.after, query.limit)
+        connected = await self._overview.connected([row.user for row in rows])
+        return reply(
+            shapes.Users(
+                users=tuple(
+                    shapes.UserRow(
+                        user=row.user,
+                        admin=row.admin,
+                        disabled=row.disabled,
+                        has_password=row.has_password,
+                        created=row.created_ms,
+                        connected=connected.get(row.user, 0),
+                    )
+                    for row in rows
+                )
+            )
+        )
+
+    async def admin_set_user(self, call: Call) -> web.Response:
+        user, accounts = call.request.match_info["user"], self._api.accounts
+        if user == call.who.user:
+            raise Forbidden("nobody can lock itself out")
+        await (accounts.disable(user) if call.body.disabled else accounts.enable(user))
+        event = "admin_disable" if call.body.disabled else "admin_enable"
+        self._api.tell(event, call.request, user, by=call.who.user)
+        return no_content()
+
+    async def admin_devices(self, call: Call) -> web.Response:
+        user = call.request.match_info["user"]
+        return reply(_devices(await self._api.accounts.tokens(user), call.who))
+
+    async def admin_revoke(self, call: Call) -> web.Response:
+        user, device = call.request.match_info["user"], call.request.match_info["device"]
+        await self._api.accounts.revoke(user, device)
+        self._api.tell("admin_revoke", call.request, user, device=device, by=call.who.user)
+        return no_content()
+
+    async def admin_invite(self, call: Call) -> web.Response:
+        hours = call.body.hours
+        code = await self._api.accounts.create_invite(hours=hours)
+        self._api.tell("admin_create_invite", call.request, by=call.who.user)
+        return reply(shapes.Invite(invite=code, expires=self._api.now_ms() + hours * HOUR_MS), 201)
+
+    @property
+    def _overview(self) -> Overview:
+        if self._api.overview is None:
+            raise Unsupported("this server has no overview")
+        return self._api.overview
+
     async def openapi(self, call: Call) -> web.Response:
         return web.Response(body=self._document, content_type="application/json", headers=HEADERS)
 
@@ -181,6 +228,21 @@ class Handlers:
         if self._api.site is not None:
             return self._api.site.index(call.request)
         return web.Response(body=pages.JOIN, content_type="text/html", charset="utf-8", headers=pages.HEADERS)
+
+
+def _devices(devices: Sequence[Device], who: Identity) -> shapes.Devices:
+    return shapes.Devices(
+        devices=tuple(
+            shapes.DeviceRow(
+                device=one.device,
+                name=one.name,
+                created=one.created_ms,
+                expires=one.expires_ms,
+                current=(one.user, one.device) == (who.user, who.device),
+            )
+            for one in devices
+        )
+    )
 
 
 def _message_id(header: str | None, field: str | None) -> str:

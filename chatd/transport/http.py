@@ -84,6 +84,8 @@ def _serve(api: Api, endpoint: openapi.Endpoint, handler: Handler) -> Callable[[
         if endpoint.auth:
             identity = await _identified(api, request)
             _pay(api, request, api.calls, f"{identity.user} {identity.device}", "requests", identity.user)
+            if endpoint.admin and not identity.admin:
+                raise Forbidden("this is for administrators")
         elif pays_by_address:
             _pay(api, request, api.logins, api.address_key(request), "logins")
         query = _query(request, endpoint.query) if endpoint.query else None

@@ -34,7 +34,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """One operation. ``name`` is its operationId and the name of its handler.
 
     ``answers``: status → what the body is: a struct (JSON), a media type, or None (no body). ``refusals``: the error
-    codes that belong to it; those that every request can get are added to the document.
+    codes that belong to it; those that every request can get are added to the document. ``admin``: for administrators.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     summary: str
     answers: dict[int, type[Struct] | str | None]
     auth: bool = True
+    admin: bool = False
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     idempotency_key: bool = False
@@ -212,6 +213,70 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="Notify this device no longer.",
         answers={204: None},
         refusals=("not_found",),
+    ),
+    Endpoint(
+        name="account",
+        method="GET",
+        path="/v1/account",
+        summary="Whom the token speaks for.",
+        answers={200: shapes.Account},
+    ),
+    Endpoint(
+        name="admin_stats",
+        method="GET",
+        path="/v1/admin/stats",
+        summary="How each process is that shares the data directory: what it counted, who is slow.",
+        admin=True,
+        answers={200: shapes.Stats},
+        refusals=("unsupported",),
+    ),
+    Endpoint(
+        name="admin_users",
+        method="GET",
+        path="/v1/admin/users",
+        summary="A page of all users in order of name, and how many devices of each are connected.",
+        admin=True,
+        query=shapes.UsersQuery,
+        answers={200: shapes.Users},
+        refusals=("bad_frame", "unsupported"),
+    ),
+    Endpoint(
+        name="admin_set_user",
+        method="PUT",
+        path="/v1/admin/users/{user}",
+        summary="Lock a user out, or let it in again; nobody can lock itself out.",
+        admin=True,
+        body=shapes.Disabled,
+        answers={204: None},
+        refusals=(*_BODY, "not_found"),
+    ),
+    Endpoint(
+        name="admin_devices",
+        method="GET",
+        path="/v1/admin/users/{user}/devices",
+        summary="A user's devices, oldest first.",
+        admin=True,
+        answers={200: shapes.Devices},
+        refusals=("not_found",),
+    ),
+    Endpoint(
+        name="admin_revoke",
+        method="DELETE",
+        path="/v1/admin/users/{user}/devices/{device}",
+        summary="End a user's device and its token; its sockets close.",
+        admin=True,
+        answers={204: None},
+        refusals=("not_found",),
+    ),
+    Endpoint(
+        name="admin_invite",
+        method="POST",
+        path="/v1/admin/invites",
+        summary="Make an invite with which one person may register, never as an administrator.",
+        admin=True,
+        body=shapes.NewInvite,
+        answers={201: shapes.Invite},
+        refusals=_BODY,
     ),
     Endpoint(
         name="openapi",

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from chatd.accounts import DEVICE_NAME_CHARS_MAX, PASSWORD_CHARS_MAX
 from chatd.errors import REFUSALS
 from chatd.protocol import ConvId, Cursor, Limit, Mark, MessageId, Seq, UserName
+from chatd.stats import Snapshot
 
 PAGE_ITEMS = 50
 """Items of a page when the query has no ``limit``."""
@@ -89,6 +90,25 @@ class HistoryQuery(_Body, frozen=True):
     before: Seq | None = None
     after: Mark | None = None
     limit: Limit = PAGE_ITEMS
+
+
+class UsersQuery(_Body, frozen=True):
+    """A page of users: those behind ``after`` in order of name."""
+
+    after: Annotated[str, Meta(max_length=64)] = ""
+    limit: Limit = PAGE_ITEMS
+
+
+class Disabled(_Body, frozen=True):
+    """Whether a user is locked out."""
+
+    disabled: bool
+
+
+class NewInvite(_Body, frozen=True):
+    """For how long an invite is good."""
+
+    hours: Annotated[int, Meta(ge=1, le=8_760)] = 72
 
 
 # --- answers ---------------------------------------------------------------------------------------------
@@ -201,3 +221,41 @@ class DeviceSubscription(_Body, frozen=True):
     kind: str
     endpoint: str
     created: int
+
+
+class Account(_Body, frozen=True, omit_defaults=False):
+    """Whom the token speaks for. ``admin``: an administrator."""
+
+    user: str
+    device: str
+    admin: bool
+
+
+class Stats(_Body, frozen=True):
+    """A snapshot of each process, the one that answers first."""
+
+    processes: tuple[Snapshot, ...]
+
+
+class UserRow(_Body, frozen=True, omit_defaults=False):
+    """A user as administrators see it. ``created``: Unix ms. ``connected``: devices with a connection now."""
+
+    user: str
+    admin: bool
+    disabled: bool
+    has_password: bool
+    created: int
+    connected: int
+
+
+class Users(_Body, frozen=True):
+    """A page of users; fewer than asked for: it is the last one."""
+
+    users: tuple[UserRow, ...]
+
+
+class Invite(_Body, frozen=True):
+    """A code that is good once, until ``expires`` (Unix ms); it is not shown again."""
+
+    invite: str
+    expires: int

@@ -22,6 +22,7 @@ from chatd.passwords import Passwords
 from chatd.push.base import Outcome, Payload
 from chatd.push.subscriptions import Subscriptions
 from chatd.settings import AccountSettings, LimitSettings
+from chatd.stats import Snapshot
 from chatd.store.memory import MemoryStore
 from chatd.transport import openapi
 from chatd.transport.api import Api
@@ -175,6 +176,16 @@ class RigNotifier:
         return None
 
 
+class RigOverview:
+    """One process without a name, and nobody connected."""
+
+    async def stats(self) -> tuple[Snapshot, ...]:
+        return (Snapshot(ready=True),)
+
+    async def connected(self, users: Sequence[str]) -> dict[str, int]:
+        return {}
+
+
 @asynccontextmanager
 async def rig(
     *,
@@ -221,6 +232,7 @@ async def rig(
         on_broken=lambda exc: made.broken.append(exc),
         origins=origins,
         trusted_proxies=parse_networks(trusted_proxies),
+        overview=RigOverview(),
     )
     app = web.Application()
     app.add_routes(routes(api))

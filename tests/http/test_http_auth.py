@@ -23,6 +23,8 @@ BODIES: dict[str, Any] = {
     "read": {"seq": 1},
     "set_privacy": {"last_seen": False},
     "subscribe": {"kind": "rig", "endpoint": "https://push.example/1"},
+    "admin_set_user": {"disabled": True},
+    "admin_invite": {"hours": 1},
 }
 PATHS = {"{conv}": "alice:bob", "{device}": "some-device", "{user}": "bob"}
 
@@ -95,8 +97,13 @@ async def test_a_private_endpoint_opens_to_the_right_token(api: Rig, endpoint: E
     device = (await api.accounts.devices("alice"))[0].device
     if endpoint.name in ("subscription", "unsubscribe"):
         await api.call("PUT", "/v1/push/subscription", as_user="alice", json=BODIES["subscribe"])
+    asks = "alice"
+    if endpoint.admin:
+        asks, device = "root", (await api.accounts.devices("bob"))[0].device
+        await api.accounts.add_user("root", PASSWORD, admin=True)
+        api.tokens["root"] = await api.accounts.issue_token("root")
     path = path_of(endpoint, device=device)
-    answer = await api.call(endpoint.method, path, as_user="alice", json=BODIES.get(endpoint.name))
+    answer = await api.call(endpoint.method, path, as_user=asks, json=BODIES.get(endpoint.name))
     assert answer.status == next(iter(endpoint.answers))
 
 

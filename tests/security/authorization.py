@@ -59,6 +59,8 @@ HERS = {"user": "alice", "password": "$me"}
 TO_HER = {"to": "$other", "id": "$id", "body": "x"}
 INTO_HERS = {"conv": CONV, "id": "$id", "body": "x"}
 TOPIC = {"kind": "ntfy", "endpoint": "https://ntfy.sh/x"}
+LOCK = {"disabled": True}
+HER_OTHER = {"user": "alice", "device": "$her_device"}
 
 # HTTP: the status. Not "may" but "does": what is another's looks as if it were not there (404).
 HTTP = (
@@ -84,6 +86,13 @@ HTTP = (
     Row("subscription", "          200   404  404      404     401     403      401"),
     Row("unsubscribe", "           204   404  404      404     401     403      401"),
     Row("subscribe", "             204   204  204      204     401     403      401", TOPIC),
+    Row("account", "               200   200  200      200     401     403      401"),
+    Row("admin_stats", "           403   403  403      403     401     403      401"),  # none of them administers
+    Row("admin_users", "           403   403  403      403     401     403      401"),
+    Row("admin_set_user", "        403   403  403      403     401     403      401", {"user": "grace", **LOCK}),
+    Row("admin_devices", "         403   403  403      403     401     403      401", {"user": "alice"}),
+    Row("admin_revoke", "          403   403  403      403     401     403      401", HER_OTHER),
+    Row("admin_invite", "          403   403  403      403     401     403      401", {"hours": 1}),
     Row("openapi", "               200   200  200      200     200     200      200"),
     Row("healthz", "               200   200  200      200     200     200      200"),
     Row("readyz", "                200   200  200      200     200     200      200"),

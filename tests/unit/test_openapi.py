@@ -26,6 +26,8 @@ GET /v1/conversations · GET /v1/conversations/{conv}/messages · GET /v1/conver
 PUT /v1/conversations/{conv}/read · PUT /v1/blocks/{user} · DELETE /v1/blocks/{user} · GET /v1/blocks
 GET /v1/privacy · PUT /v1/privacy · GET /v1/push
 GET /v1/push/subscription · PUT /v1/push/subscription · DELETE /v1/push/subscription
+GET /v1/account · GET /v1/admin/stats · GET /v1/admin/users · PUT /v1/admin/users/{user}
+GET /v1/admin/users/{user}/devices · DELETE /v1/admin/users/{user}/devices/{device} · POST /v1/admin/invites
 GET /healthz · GET /readyz · GET /version · GET /metrics · GET /v1/openapi.json
 """
 

@@ -19,8 +19,8 @@ from chatd.testing.speaker import Speaker
 async def test_a_snapshot_tells_who_and_how_much() -> None:
     async with ChatServer(users=["alice", "bob"]) as server:
         alice = await server.client("alice")
-        await server.client("bob", "phone")
-        await server.client("bob", "laptop")
+        for device in ("phone", "laptop"):
+            await (await server.client("bob", device)).conversations()  # it is answered, so it is connected
         await (await alice.send("bob", "hi")).sent()
         operations = server.server.operations
         operations.name = "worker-7"
