@@ -33,7 +33,10 @@ def prepare() -> None:
     os.environ.pop("LD_LIBRARY_PATH", None)
     if before is not None:
         os.environ["LD_LIBRARY_PATH"] = before
-    if UNPACKED not in os.environ or PREPARED in os.environ:
+    if UNPACKED not in os.environ:
+        return
+    if PREPARED in os.environ:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # what the parent blocks below came along
         return
     os.environ[PREPARED] = "1"
     signal.signal(POKE, lambda *_: None)

@@ -131,6 +131,14 @@ async def test_it_has_its_notifiers_and_versions(place: Place) -> None:
     assert re.search(r"^event loop: uvloop \d", version.out, re.MULTILINE)
 
 
+async def test_it_measures_itself(place: Place) -> None:
+    """`chatd bench` starts the binary once more, and ends it."""
+    measured = await place.run("bench", "--only", "start", "--runs", "1", "--dir", str(place.directory))
+    assert measured.code == 0, measured.err
+    assert re.search(r"^start_ms +[\d.]+$", measured.out, re.MULTILINE), measured.out
+    await _until_none(place)
+
+
 async def test_two_workers_on_a_redis_and_two_people(place: Place) -> None:
     with RedisServer(appendfsync="always") as redis:
         place.env = {
