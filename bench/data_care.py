@@ -22,13 +22,17 @@ USER = "user0"
 def command(name: str, *args: str) -> None:
     """Run one and print what it cost. Raises: SystemExit – it failed."""
     begun_s = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "chatd", *args], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "chatd", *args], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read().splitlines()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{name}: exit code {process.returncode}")
     wall_s, cpu_s = time.monotonic() - begun_s, used.ru_utime + used.ru_stime
-    print(f"{name:18} {wall_s:6.1f} s, {cpu_s:6.1f} s of CPU, {used.ru_maxrss / 1024:4.0f} MiB")
+    print(
+        f"{name:18} {wall_s:6.1f} s, {cpu_s:6.1f} s of CPU, {used.ru_maxrss / 1024:4.0f} MiB: {said[0] if said else ''}"
+    )
 
 
 def main() -> None:
@@ -54,6 +58,7 @@ def main() -> None:
         command("restore", "restore", copy, "--data-dir", back)
         command("restore --verify", "restore", copy, "--data-dir", f"{back}2", "--verify")
         command("export", "export", USER, str(place / "user.jsonl"), "--data-dir", data)
+        print((place / "user.jsonl").read_bytes().splitlines()[-1].decode())
         command("erase", "erase", USER, "--yes", "--data-dir", data)
 
 

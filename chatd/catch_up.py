@@ -290,6 +290,7 @@ class CatchUp:
         except Refusal as exc:
             self._services.metrics.store_failed(exc)
             log.warning("catch_up_waits", user=self._user, device=self._device, error=exc.message)
+            self.cursor.postpone()  # it may be this one log
             asyncio.get_running_loop().call_later(RETRY_READ_S, self.read_on)
             return
         except StoreBroken as exc:

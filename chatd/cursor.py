@@ -127,6 +127,13 @@ class Cursor:
         conv = next(iter(self._behind))
         return conv, self._logs[conv].sent
 
+    def postpone(self) -> None:
+        """The log to read next cannot be read now: the others come first."""
+        if self._behind:
+            conv = next(iter(self._behind))
+            del self._behind[conv]
+            self._behind[conv] = None
+
     def took(self, conv: str, last: int) -> None:
         """The log was read and sent up to ``last``; nothing came: ``last`` is where it stood."""
         log = self._logs[conv]

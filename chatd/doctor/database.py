@@ -12,8 +12,8 @@ from msgspec import Struct
 from chatd.doctor.finding import Finding, size
 from chatd.errors import StartError
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME
-from chatd.store.sqlite.rows import damaged_rows
-from chatd.store.sqlite.schema import migrations
+from chatd.store.sqlite.rows import damaged_rows, damaged_texts
+from chatd.store.sqlite.schema import check_applied, differences, migrations
 from chatd.store.sqlite.wholeness import check_end, check_log, check_pages, holder, problems
 
 CHECK = "database"
@@ -48,6 +48,8 @@ def examine(directory: Path, *, full: bool) -> Looked:
             return Looked(findings, _newest_ms(db, findings))
     except StartError as exc:
         return Looked([*findings, Finding(CHECK, "fail", str(exc), BACKUP)])
+    except (TypeError, ValueError) as exc:  # what the file says of itself is no number, or none
+        return Looked([*findings, Finding(CHECK, "fail", f"{path} is damaged: {exc}", BACKUP)])
     except (sqlite3.Error, OSError) as exc:
         out = "look at the other lines first: its owner, the disk; else put a backup back"
         return Looked([*findings, Finding(CHECK, "fail", f"{path} cannot be read: {exc}", out)])
@@ -76,16 +78,13 @@ def _log(path: Path, *, sure: bool) -> Iterator[Finding]:
 def _pages(db: sqlite3.Connection, path: Path, *, full: bool) -> Iterator[Finding]:
     found = [Finding(CHECK, "fail", f"{path} is damaged: {line}", BACKUP) for line in problems(db, full=full)]
     if not found:
-        lines = damaged_rows(db)
+        lines = [f"{name} is not as it was made" for name in differences(db, migrations())]
+        lines = lines or [*damaged_texts(db), *damaged_rows(db)]
         found = [Finding(CHECK, "fail", f"{path} is damaged: {line}", BACKUP) for line in lines]
     yield from found
     if found:
         return
-    (schema,) = db.execute("SELECT max(number) FROM migration").fetchone()
-    newest = migrations()[-1].number
-    if schema > newest:
-        yield Finding(CHECK, "fail", f"{path} has schema {schema}, this chatd knows {newest}", "run the newer chatd")
-        return
+    check_applied(db, path, migrations())
     looked = "every page, message and index" if full else "every page and message; `--full` looks at indexes, too"
     yield Finding(CHECK, "ok", f"{size(path.stat().st_size)}, whole: {looked}")
 

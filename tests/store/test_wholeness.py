@@ -184,6 +184,15 @@ def flip(path: Path, text: bytes, bit: int, *, offset: int = 0) -> None:
     path.write_bytes(data)
 
 
+async def test_a_listing_does_without_a_last_message_that_is_damaged(tmp_path: Path) -> None:
+    path = await stored(tmp_path)
+    flip(path, BODY.format(COUNT).encode(), 1)
+    store = await opened(tmp_path)
+    (view,) = (await store.conversations("bob", "phone", limit=10)).conversations
+    assert (view.head, view.unread, view.last) == (COUNT, COUNT, None)
+    await store.close()
+
+
 @pytest.mark.parametrize("bit", [1, 128])
 async def test_a_bit_that_flips_in_a_body_is_not_served(tmp_path: Path, bit: int) -> None:
     """With the highest bit the text is no text any more, which the driver would say with the text in its words."""

@@ -33,6 +33,21 @@ def test_a_gap_is_read_from_the_store() -> None:
     assert cursor.offer("a", 5)
 
 
+def test_a_log_that_cannot_be_read_lets_the_others_go_first() -> None:
+    cursor = Cursor(10)
+    cursor.postpone()  # nothing is behind
+    for conv in ("a", "b"):
+        cursor.start(conv, 0)
+        assert not cursor.offer(conv, 2)
+    assert cursor.next() == ("a", 0)
+    cursor.postpone()
+    assert cursor.next() == ("b", 0)
+    cursor.took("b", 2)
+    assert cursor.next() == ("a", 0)
+    cursor.postpone()  # it is the only one
+    assert cursor.next() == ("a", 0)
+
+
 def test_a_full_window_waits_for_an_ack() -> None:
     cursor = Cursor(2)
     cursor.start("a", 0)

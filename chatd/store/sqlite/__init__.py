@@ -31,7 +31,7 @@ from chatd.store.sqlite.erasing import SqliteErasing
 from chatd.store.sqlite.log import Log
 from chatd.store.sqlite.presence import SqlitePresence
 from chatd.store.sqlite.push import SqlitePush
-from chatd.store.sqlite.rows import id_bytes, message, pair_of
+from chatd.store.sqlite.rows import damaged, id_bytes, message, pair_of
 
 log = structlog.get_logger("chatd.store")
 
@@ -108,6 +108,9 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
         except (Unavailable, OSError) as exc:
             self._unlock()
             raise StartError(f"{self.engine.path}: {exc}") from exc
+        except (TypeError, ValueError) as exc:  # what the file says of itself is no number, or none
+            self._unlock()
+            raise StartError(f"{self.engine.path}: damaged ({exc}): put a backup back") from exc
         except BaseException:
             self._unlock()
             raise
@@ -192,6 +195,8 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
         pair = pair_of(conv)
         args = (*pair, 0 if sender == pair[0] else 1, id_bytes(id))
         row = await self.engine.write(lambda db: db.execute(QUERY["find"], args).fetchone())
+        if row is not None and (row[1], row[2]) != (args[3], args[2]):  # an index that leads elsewhere
+            raise damaged(conv, row[0])
         return None if row is None else message(conv, pair, row)
 
     async def read(

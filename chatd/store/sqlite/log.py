@@ -15,7 +15,7 @@ from chatd.errors import IdReuse
 from chatd.model import ID_AHEAD_MS_MAX, Advance, Appended, Draft, Grown, Message, born_ms, conv_of
 from chatd.store.base import ID_EXPIRED, Committed
 from chatd.store.sqlite.engine import QUERY, Damaged, translating
-from chatd.store.sqlite.rows import HIDDEN, VISIBLE, checksum, id_bytes, message, pair_of
+from chatd.store.sqlite.rows import HIDDEN, VISIBLE, checksum, damaged, id_bytes, message, pair_of
 
 ROWS_PER_STATEMENT_MAX = 128
 
@@ -260,6 +260,8 @@ def _stored(
     try:
         with translating():
             row = db.execute(QUERY["find_by_key"], key).fetchone()
+        if row is not None and (row[1], row[2]) != (key[2], key[1]):  # an index that leads elsewhere
+            raise damaged(conv, row[0])
         return None if row is None else message(conv, pair, row)
     except Damaged as exc:
         return IdReuse(exc.message)

@@ -24,8 +24,8 @@ SELECT m.seq, m.id, m.sender, m.body, m.ts_ms, m.hidden, m.checksum FROM message
 WHERE m.conversation = (SELECT key FROM conversation WHERE a = ? AND b = ?) AND m.seq < ?
 ORDER BY m.seq DESC LIMIT ?;
 
--- name: trimmed
-SELECT trimmed, trimmed_ms FROM conversation WHERE a = ? AND b = ?;
+-- name: extent
+SELECT trimmed, trimmed_ms, head FROM conversation WHERE a = ? AND b = ?;
 
 -- name: head
 SELECT head FROM conversation WHERE a = ? AND b = ?;

@@ -20,7 +20,7 @@ from chatd.model import (
     with_trimmed,
 )
 from chatd.store.sqlite.engine import QUERY
-from chatd.store.sqlite.rows import damaged, message, pair_of
+from chatd.store.sqlite.rows import damaged, is_whole, message, pair_of
 
 
 def read(
@@ -35,26 +35,44 @@ def read(
     log: list[Message] = []
     size = 0
     for row in rows:
-        body = row[3]
-        size += len(body) if body.isascii() else len(body.encode())
+        found = message(conv, pair, row)
+        size += len(found.body) if found.body.isascii() else len(found.body.encode())
         if log and size > bytes_max:
             break
-        log.append(message(conv, pair, row))
+        log.append(found)
+    full = len(log) == limit or size > bytes_max
     rows.close()
     if after is None:
         log.reverse()
     for one, following in pairwise(log):
         if following.seq != one.seq + 1:
             raise damaged(conv, one.seq + 1)
-    whole = log and log[0].seq == (1 if after is None else after + 1)
-    if whole or (after is None and len(log) == limit):
+    if full and after is not None and log[0].seq == after + 1:
         return log
-    row = db.execute(QUERY["trimmed"], pair).fetchone()
-    if after is not None and log and log[0].seq != max(after, row[0]) + 1:
-        raise damaged(conv, max(after, row[0]) + 1)
-    if row is None or not row[0]:
+    extent = db.execute(QUERY["extent"], pair).fetchone()
+    if extent is None:
         return log
-    return with_trimmed(log, conv, *row, after=after, before=before, limit=limit)
+    trimmed, trimmed_ms, head = extent
+    _check_ends(conv, log, after=after, before=before, full=full, trimmed=trimmed, head=head)
+    if not trimmed:
+        return log
+    return with_trimmed(log, conv, trimmed, trimmed_ms, after=after, before=before, limit=limit)
+
+
+def _check_ends(
+    conv: str, log: list[Message], *, after: int | None, before: int | None, full: bool, trimmed: int, head: int
+) -> None:
+    """A piece of a log must begin and end where it should; an index may have lost messages. Raises: Damaged."""
+    begin = trimmed + 1 if after is None else max(after, trimmed) + 1
+    end = head if before is None else min(before - 1, head)
+    if begin > end:
+        return
+    if not log:
+        raise damaged(conv, end if after is None else begin)
+    if log[0].seq != begin and not (full and after is None):
+        raise damaged(conv, begin)
+    if log[-1].seq != end and not (full and after is not None):
+        raise damaged(conv, log[-1].seq + 1)
 
 
 def to_trim(
@@ -147,8 +165,16 @@ def _view(db: sqlite3.Connection, row: Sequence[Any], user: str, device: str) ->
         unread=0 if a == b else unread(db, key, max(own[1], (last_a, last_b)[member], trimmed), head, hidden),
         updated_ms=ts_ms,
         position=position,
-        last=message(conv, pair, last) if head > trimmed else trimmed_place(conv, head, head, trimmed_ms),
+        last=_last(conv, pair, last, head) if head > trimmed else trimmed_place(conv, head, head, trimmed_ms),
     )
+
+
+def _last(conv: str, pair: tuple[str, str], row: Sequence[Any], head: int) -> Message | None:
+    """The last message, or None if it is damaged: a listing without it is better than none."""
+    if row[0] != head or not is_whole(conv, row):
+        damaged(conv, head)
+        return None
+    return message(conv, pair, row)
 
 
 def unread(db: sqlite3.Connection, key: int, base: int, head: int, hidden: int) -> int:

@@ -54,7 +54,13 @@ def checksum(conv: str, seq: int, raw: bytes, member: int, body: str, ts_ms: int
 
 def is_whole(conv: str, row: Sequence[Any]) -> bool:
     """Whether a row (see `message`) is what was stored; one that an older chatd stored is taken as it is."""
-    return row[6] is None or checksum(conv, *row[:6]) == row[6]
+    _, raw, member, body, *_, check = row
+    if check is None:
+        return isinstance(raw, bytes) and isinstance(body, str) and member in (0, 1)
+    try:
+        return checksum(conv, *row[:6]) == check
+    except (AttributeError, TypeError):  # what says of what type a value is was damaged
+        return False
 
 
 def message(conv: str, pair: tuple[str, str], row: Sequence[Any]) -> Message:
@@ -73,6 +79,19 @@ def damaged(conv: str, seq: int) -> Damaged:
     return Damaged(
         f"message {seq} of {conv} is damaged in the database: see `chatd doctor --full`", retry_after_ms=RETRY_AFTER_MS
     )
+
+
+def damaged_texts(db: sqlite3.Connection) -> Iterator[str]:
+    """The tables beside the messages that have a text which is none, a line each."""
+    tables = db.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('message', 'sqlite_stat1')"
+    )
+    for (table,) in tables.fetchall():
+        try:
+            for _ in db.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - its name is its own
+                pass
+        except sqlite3.OperationalError:
+            yield f"a text in the table {table} is none"
 
 
 def damaged_rows(db: sqlite3.Connection) -> Iterator[str]:

@@ -54,15 +54,7 @@ def migrate(
         "CREATE TABLE IF NOT EXISTS migration"
         " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_ms INTEGER NOT NULL)"
     )
-    applied = dict(db.execute("SELECT number, checksum FROM migration").fetchall())
-    newest = steps[-1].number
-    if applied and max(applied) > newest:
-        raise StartError(
-            f"{path} has schema {max(applied)}, this chatd knows {newest}: run the newer one or restore a copy"
-        )
-    for step in steps:
-        if step.number in applied and applied[step.number] != step.checksum:
-            raise StartError(f"{path}: migration {step.number} ({step.name}) is not the one that was applied to it")
+    applied = check_applied(db, path, steps)
     missing = [s for s in steps if s.number not in applied]
     if missing and applied:
         _copy(db, path.with_name(f"{path.name}.before-{missing[0].number:04d}"))
@@ -82,6 +74,36 @@ def migrate(
                 db.execute("ROLLBACK")
             raise
     return [s.number for s in missing]
+
+
+def check_applied(db: sqlite3.Connection, path: Path, steps: list[Migration]) -> dict[int, str]:
+    """The checksums of the steps that were applied. Raises: StartError – this chatd does not know them."""
+    applied = dict(db.execute("SELECT number, checksum FROM migration").fetchall())
+    newest = steps[-1].number
+    if applied and max(applied) > newest:
+        raise StartError(
+            f"{path} has schema {max(applied)}, this chatd knows {newest}: run the newer one or restore a copy"
+        )
+    for step in steps:
+        if step.number in applied and applied[step.number] != step.checksum:
+            raise StartError(f"{path}: migration {step.number} ({step.name}) is not the one that was applied to it")
+    return applied
+
+
+def differences(db: sqlite3.Connection, steps: list[Migration]) -> list[str]:
+    """What of the schema is not as the steps that were applied made it: the names of tables and indexes."""
+    made = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        applied = {number for (number,) in db.execute("SELECT number FROM migration")}
+        made.execute("CREATE TABLE migration (number INTEGER)")
+        for step in steps:
+            if step.number in applied:
+                made.executescript(step.sql)
+        rows = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'migration' ORDER BY name"
+        there = dict(db.execute(rows).fetchall())
+        return [name for name, sql in made.execute(rows) if there.get(name) != sql]
+    finally:
+        made.close()
 
 
 def _statements(sql: str) -> list[str]:
