@@ -58,7 +58,7 @@ def is_whole(conv: str, row: Sequence[Any]) -> bool:
     if check is None:
         return isinstance(raw, bytes) and isinstance(body, str) and member in (0, 1)
     try:
-        return checksum(conv, *row[:6]) == check
+        return bool(checksum(conv, *row[:6]) == check)
     except (AttributeError, TypeError):  # what says of what type a value is was damaged
         return False
 
