@@ -18,6 +18,7 @@ CONVS = ("alice:bob", "alice:carol", "bob:carol")
 USERS = ("alice", "bob", "carol")
 MESSAGES, PAGE = 600, 40
 FLIPS = 60
+BESIDE = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
 
 
 def draft(number: int) -> Draft:
@@ -96,3 +97,42 @@ async def test_what_is_told_is_what_was_stored(tmp_path: Path, seed: int) -> Non
             assert log == [sent[conv, one.id] for one in log], f"byte {at}, bit {bit}"
     assert outcomes["refused"] > FLIPS / 4, outcomes
     assert outcomes["served"], outcomes
+
+
+async def left(directory: Path) -> dict[str, bytes]:
+    """What a process that is killed leaves of these messages, half of them in its log alone."""
+    store = SqliteStore(directory, StoreSettings(wal_autocheckpoint_pages=100))
+    await store.open()
+    for number in range(MESSAGES):
+        await store.commit([draft(number)], [])
+    files = {name: (directory / name).read_bytes() for name in (FILE_NAME, *BESIDE)}
+    await store.close()
+    return files
+
+
+@pytest.mark.parametrize("name", BESIDE)
+async def test_a_bit_in_the_log_or_its_index_costs_no_message_unnoticed(tmp_path: Path, name: str) -> None:
+    files = await left(tmp_path / "whole")
+    dice = random.Random(3)
+    outcomes: Counter[str] = Counter()
+    for number in range(FLIPS):
+        directory = tmp_path / f"{number}"
+        directory.mkdir()
+        data = bytearray(files[name])
+        # An index is mostly empty; its header is what counts.
+        at, bit = dice.randrange(len(data) if name.endswith("-wal") else 140), 1 << dice.randrange(8)
+        data[at] ^= bit
+        for one, whole in files.items():
+            (directory / one).write_bytes(data if one == name else whole)
+        named = any(one.state == "fail" for one in database.examine(directory, full=True).findings)
+        try:
+            told, refused = await logs(directory)
+        except StartError:
+            outcomes["not started"] += 1
+            assert named, f"byte {at}, bit {bit}"
+            continue
+        outcomes["served"] += 1
+        assert not refused, f"byte {at}, bit {bit}"
+        assert {conv: len(log) for conv, log in told.items()} == dict.fromkeys(CONVS, MESSAGES // 3), f"byte {at}"
+    assert outcomes["served"], outcomes
+    assert outcomes["not started"] or name.endswith("-shm"), outcomes

@@ -13,6 +13,7 @@ from redis_backend import opened, redis_backend
 from chatd.errors import OutcomeUnknown, Unavailable
 from chatd.model import Appended
 from chatd.store.conformance import CHECKS, Result, run_check
+from chatd.store.conformance.erasing import accounts, erase, whole
 from chatd.store.conformance.kit import draft, fill, seqs, upto
 from chatd.store.redis import RedisStore
 from chatd.store.redis.node import Command
@@ -136,6 +137,41 @@ async def test_slots_that_move_under_load_lose_and_double_nothing(own: RedisClus
             log = [message for at in range(0, count, 200) for message in await store.read(conv, after=at, limit=200)]
             assert seqs(log) == upto(1, count)
         assert len(await store._convs("alice")) == 20
+
+
+async def test_a_user_is_erased_from_slots_that_move(own: RedisCluster) -> None:
+    """What cannot be done while a slot is on its way is refused, and done again as an operator does it."""
+    async with opened(own.url) as store:
+        await accounts(store, "alice")
+        convs = [f"alice:user{n}" for n in range(8)]
+        for conv in convs:
+            drafts = [draft(n, conv=conv, sender=("alice", conv[6:])[n % 2]) for n in upto(1, 600)]
+            await store.commit(drafts, [])
+        erased = asyncio.Event()
+
+        async def move() -> int:
+            count = 0
+            while not erased.is_set() or count < len(convs):
+                slot = key_slot(store.engine.key(convs[count % len(convs)], "").encode())
+                await asyncio.to_thread(own.move, slot)
+                count += 1
+            return count
+
+        moving = asyncio.create_task(move())
+        for _ in range(100):
+            try:
+                if await erase(store, "alice") == 0:
+                    break
+            except (Unavailable, OutcomeUnknown):
+                continue
+        erased.set()
+        assert await moving >= len(convs)
+        assert await erase(store, "alice") == 0
+        for conv in convs:
+            log = await whole(store, conv)
+            assert seqs(log) == upto(1, 600)
+            assert [m.seq for m in log if m.erased] == [m.seq for m in log if m.sender == "alice"]
+            assert {m.body for m in log if not m.erased} == {f"body {n}" for n in upto(1, 600) if n % 2}
 
 
 async def test_a_server_that_is_gone_takes_only_its_slots_along(own: RedisCluster) -> None:
