@@ -115,3 +115,10 @@ async def has_tick(page: Page, body: str, name: str) -> None:
 async def is_clean(page: Page) -> None:
     """Nothing broke the page's policy."""
     assert await page.evaluate("window.violations") == []
+
+
+async def faults(page: Page, axe: str) -> list[str]:
+    """What axe finds: the rule, and where. ``axe``: its script."""
+    await page.evaluate(axe)
+    found = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [f"{one['id']}: {node['html'][:160]}" for one in found["violations"] for node in one["nodes"]]

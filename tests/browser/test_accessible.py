@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
-from browser_rig import PHONE, bodies, browsing, enter, is_live, opened, say, shows, write_to
-from playwright.async_api import Page, expect
+from browser_rig import PHONE, bodies, browsing, enter, faults, is_live, opened, say, shows, write_to
+from playwright.async_api import expect
 
 from chatd.testing.server import ChatServer
-
-WEB = Path(__file__).parent.parent / "web"
-AXE = WEB / "node_modules" / "axe-core" / "axe.min.js"
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    if not AXE.exists():
-        subprocess.run(["npm", "ci", "--silent"], cwd=WEB, check=True, timeout=240)
-    return AXE.read_text("utf-8")
-
-
-async def _faults(page: Page, axe: str) -> list[str]:
-    """What axe finds: the rule, and where."""
-    await page.evaluate(axe)
-    found = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    return [f"{one['id']}: {node['html'][:160]}" for one in found["violations"] for node in one["nodes"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -42,33 +22,33 @@ async def test_axe_finds_nothing(axe: str, scheme: str, viewport: dict[str, int]
         context = await opened(browser, color_scheme=scheme, viewport=viewport, reduced_motion="reduce")
         page = await context.new_page()
         await page.goto(server.url)
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await page.get_by_role("button", name="I need an account").click()
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await page.get_by_role("button", name="I have an account").click()
         await page.get_by_label("User name").fill("alice")
         await page.get_by_label("Password").fill("wrong")
         await page.get_by_role("button", name="Sign in", exact=True).click()
         await expect(page.get_by_role("alert")).to_have_text("Wrong user name or password.")
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await enter(page, server.url, "alice")
         await expect(page.locator("[data-peer=bob] .avatar")).to_have_attribute("data-presence", "online")
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await page.goto(server.url + "/#/with/bob")
         await expect(bodies(page).first).to_be_visible()
         await say(page, "an answer")
         await expect(page.locator(".own .tick")).to_be_visible()
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await page.locator("#block").click()
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await page.get_by_role("button", name="Cancel").click()
         await page.goto(server.url + "/#/with/nobody")
         await say(page, "is somebody there?")
         await expect(page.locator(".unsent .problem")).to_be_visible()
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
         await page.goto(server.url + "/#/settings")
         await expect(page.locator("#devices li").first).to_be_visible()
-        assert await _faults(page, axe) == []
+        assert await faults(page, axe) == []
 
 
 async def test_the_keyboard_is_enough() -> None:

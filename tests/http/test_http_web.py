@@ -129,6 +129,14 @@ def test_all_script_together_is_small() -> None:
     assert sum(sizes.values()) <= 60_000, sizes
 
 
+def test_what_administrators_load_is_apart_and_small() -> None:
+    """Its modules are imported when an administrator opens the page's administration, and counted for themselves."""
+    assert "admin" not in files().index.body.decode()
+    sizes = {path: len(f.packed or f.body) for path, f in files().lean.items() if re.match(r"page/admin\w*\.js$", path)}
+    assert len(sizes) == 4
+    assert sum(sizes.values()) <= 12_000, sizes
+
+
 def test_comments_go_and_code_and_line_numbers_stay() -> None:
     script = b"// one\nconst a = 'x'; // stays\n  /** two\n   * lines */\nb(/** @type {any} */ (a));\n/* c */ d();\n"
     assert without_comments(script) == b"\nconst a = 'x'; // stays\n\n\nb(/** @type {any} */ (a));\n/* c */ d();\n"

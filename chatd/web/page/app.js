@@ -6,6 +6,7 @@ import { Composer } from './composer.js';
 import { Conversation } from './conversation.js';
 import { html } from './html.js';
 import { SERVER, accounts, current, forget, use } from './kept.js';
+import { Admin } from './lazy.js';
 import { List, neighbour } from './list.js';
 import { clearNotifications, listenToWorker, startWorker } from './notify.js';
 import { Settings } from './settings.js';
@@ -92,6 +93,8 @@ function Main({ account, onEnded, onLanguage }) {
       <main>
         ${view === 'settings'
           ? html`<${Settings} chat=${chat} account=${account} blocks=${blocks} onBlock=${onBlock} onEnded=${onEnded} onLanguage=${onLanguage} />`
+          : view === 'admin'
+            ? html`<${Admin} chat=${chat} me=${me} />`
           : peer === null
             ? html`<p class="empty">${t('pick')}<br /><small>${t('menu')}</small></p>`
             : html`<${Conversation} key=${peer} chat=${chat} me=${me} peer=${peer} blocked=${blocked} onBlock=${onBlock}>

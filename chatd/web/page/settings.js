@@ -8,12 +8,13 @@ import { LANGUAGES, keepLanguage, language, t } from './strings.js';
 import { useEffect, useState } from './vendor/hooks.js';
 
 /** @param {{ code?: string, message?: string }} error */
-const reason = (error) => (error.code === 'unavailable' ? t('noAnswer') : error.message ?? String(error));
+export const reason = (error) => (error.code === 'unavailable' ? t('noAnswer') : error.message ?? String(error));
 
 export function Settings({ chat, account, blocks, onBlock, onEnded, onLanguage }) {
   const [devices, setDevices] = useState([]);
   const [lastSeen, setLastSeen] = useState(null);
   const [notify, setNotify] = useState('unknown');
+  const [admin, setAdmin] = useState(false);
   const [problem, setProblem] = useState('');
   const attempt = async (work) => {
     setProblem('');
@@ -28,6 +29,7 @@ export function Settings({ chat, account, blocks, onBlock, onEnded, onLanguage }
     setDevices(await chat.http.devices());
     setLastSeen((await chat.http.privacy()).lastSeen);
     setNotify(await notificationState(chat));
+    setAdmin((await chat.http.account()).admin);
   });
   useEffect(() => {
     load();
@@ -84,6 +86,7 @@ export function Settings({ chat, account, blocks, onBlock, onEnded, onLanguage }
         </select>
         <h2>${t('account')}</h2>
         <p>${t('signedInAs', { user: account.user })}</p>
+        ${admin && html`<p><a class="button" href="#/admin">${t('admin')}</a></p>`}
         <p><button type="button" id="other" onClick=${other}>${t('otherAccount')}</button> <button type="button" id="leave" onClick=${leave}>${t('signOut')}</button></p>
       </div>
     </section>

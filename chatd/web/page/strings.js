@@ -10,7 +10,7 @@ const en = {
   toEnd: 'Jump to newest', messagesWith: 'Messages with {user}', message: 'Message', send: 'Send', sending: 'Waiting to be sent', sent: 'Sent',
   delivered: 'Delivered', read: 'Read', failed: 'Not sent: {why}', retry: 'Send again', discard: 'Discard', copy: 'Copy', copied: 'Copied', typing: 'is typing…',
   online: 'online', away: 'away', offlineUser: 'offline', lastSeen: 'last seen {when}', today: 'Today', yesterday: 'Yesterday', loading: 'Loading…', olderLater: 'Older messages come when the server answers again.',
-  beginning: 'This is the beginning.', pick: 'Choose a conversation, or enter a name to begin one.', notes: 'Notes to self', saidBy: '{user}: {body}', newFrom: 'New message from {user}',
+  beginning: 'This is the beginning.', pick: 'Choose a conversation, or enter a name to begin one.', notes: 'Notes to self', admin: 'Administration', saidBy: '{user}: {body}', newFrom: 'New message from {user}',
   live: 'Connected', connecting: 'Connecting…', catching_up: 'Catching up…', offline: 'Offline. What you write is kept, and sent when you are back.',
   retryIn: 'No connection. Trying again in {n} s.', stopped: 'This device is connected elsewhere.', useHere: 'Use here', signedOut: 'This device was signed out.',
   block: 'Block', unblock: 'Unblock', blockAsk: 'Block {user}? Nothing of theirs reaches you any more, and they do not learn of it.', blockedHere: 'You blocked {user}.',
@@ -33,7 +33,7 @@ const de = {
   toEnd: 'Zur neuesten', messagesWith: 'Nachrichten mit {user}', message: 'Nachricht', send: 'Senden', sending: 'Wartet auf das Senden', sent: 'Gesendet',
   delivered: 'Zugestellt', read: 'Gelesen', failed: 'Nicht gesendet: {why}', retry: 'Noch einmal senden', discard: 'Verwerfen', copy: 'Kopieren', copied: 'Kopiert', typing: 'schreibt …',
   online: 'da', away: 'abwesend', offlineUser: 'nicht da', lastSeen: 'zuletzt da {when}', today: 'Heute', yesterday: 'Gestern', loading: 'Lädt …', olderLater: 'Ältere Nachrichten kommen, sobald der Server wieder antwortet.',
-  beginning: 'Hier beginnt die Unterhaltung.', pick: 'Eine Unterhaltung wählen, oder einen Namen eingeben, um eine zu beginnen.', notes: 'Notizen an mich', saidBy: '{user}: {body}', newFrom: 'Neue Nachricht von {user}',
+  beginning: 'Hier beginnt die Unterhaltung.', pick: 'Eine Unterhaltung wählen, oder einen Namen eingeben, um eine zu beginnen.', notes: 'Notizen an mich', admin: 'Verwaltung', saidBy: '{user}: {body}', newFrom: 'Neue Nachricht von {user}',
   live: 'Verbunden', connecting: 'Verbindet …', catching_up: 'Holt nach …', offline: 'Keine Verbindung. Was du schreibst, bleibt und wird später gesendet.',
   retryIn: 'Keine Verbindung. Neuer Versuch in {n} s.', stopped: 'Dieses Gerät ist anderswo verbunden.', useHere: 'Hier benutzen', signedOut: 'Dieses Gerät wurde abgemeldet.',
   block: 'Blockieren', unblock: 'Freigeben', blockAsk: '{user} blockieren? Nichts von dort erreicht dich mehr, und es bleibt unbemerkt.', blockedHere: 'Du hast {user} blockiert.',
@@ -76,8 +76,11 @@ export function keepLanguage(name) {
 }
 
 /** The text of this name, with `{x}` filled in. @param {keyof typeof en} name @param {Record<string, unknown>} [values] */
-export function t(name, values = {}) {
-  const entry = TABLE[chosen][name];
+export const t = (name, values) => say(TABLE, name, values);
+
+/** The same from a table of a module that few load. @param {Record<string, any>} table @param {string} name @param {Record<string, any>} [values] */
+export function say(table, name, values = {}) {
+  const entry = table[chosen][name];
   const text = typeof entry === 'string' ? entry : entry[plural.select(values.n)] ?? entry.other;
   return text.replace(/\{(\w+)\}/g, (_, key) => String(values[key]));
 }

@@ -82,6 +82,19 @@ export class Http {
     this.#call = (method, path, body) => call(url, method, path, { ...options, token, body });
   }
 
+  /**
+   * Any other call of the API, as those for administrators; null: an answer without content.
+   * @param {string} method @param {string} path @param {unknown} [body] @returns {Promise<any>}
+   */
+  call(method, path, body) {
+    return this.#call(method, path, body);
+  }
+
+  /** Whom the token speaks for. @returns {Promise<{ user: string, device: string, admin: boolean }>} */
+  account() {
+    return this.#call('GET', '/v1/account');
+  }
+
   /** The user's devices, oldest first. @returns {Promise<Device[]>} */
   async devices() {
     return (await this.#call('GET', '/v1/devices')).devices;
