@@ -37,8 +37,8 @@ def export(place: Place, user: str, file: Path | None) -> None:
     try:
         if file.exists():
             raise Failed(f"{file} is there already and stays as it is; name another file")
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o600)
+        part.unlink(missing_ok=True)  # of one that was killed, or somebody else's
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             asyncio.run(_export(place, user, lambda line: print(json.dumps(line, ensure_ascii=False), file=out)))
             out.flush()
             os.fsync(out.fileno())

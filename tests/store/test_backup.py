@@ -122,6 +122,21 @@ async def test_what_a_killed_backup_or_restore_left_is_no_hindrance(tmp_path: Pa
     assert put_back(tmp_path / "b", tmp_path / "new") == made
 
 
+async def test_a_file_that_somebody_else_made_ready_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(tmp_path / "data")
+    (tmp_path / "b.part").touch()
+    monkeypatch.setattr("chatd.store.sqlite.backup.os.geteuid", lambda: 54_321)
+    with pytest.raises(StartError, match=r"b\.part belongs to somebody else"):
+        take(tmp_path / "data", tmp_path / "b")
+    (tmp_path / "b.part").unlink()
+    (tmp_path / "b.part").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        take(tmp_path / "data", tmp_path / "b")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_directory_without_a_database_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"no chatd\.db in .*--data-dir"):
         take(tmp_path, tmp_path / "b")

@@ -101,6 +101,8 @@ def _made(part: Path) -> Iterator[BinaryIO]:
     """The file that the backup grows in; what an earlier one left there is thrown away."""
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "r+b") as file:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise StartError(f"{part} belongs to somebody else, who could read the backup: delete it")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
