@@ -149,6 +149,7 @@ async def test_two_workers_on_a_redis_and_two_people(place: Place) -> None:
         }
         async with await place.start("cluster", "--workers", "2", "--port", "0") as cluster:
             url = (await cluster.until(r"serves on (http://\S+) with 2 workers"))[1]
+            assert (await place.run("health", "--url", url)).out == "ready\n"
             await _talk(place, url)
             assert await cluster.end(signal.SIGTERM) == 0, cluster.said
         await _until_none(place)
