@@ -18,7 +18,7 @@ AUTHORITIES = (
 def trust_this_system() -> None:
     """OpenSSL looks for authorities where it was built to; this machine may keep them elsewhere."""
     paths = ssl.get_default_verify_paths()
-    if not paths.cafile and not (paths.capath and any(os.scandir(paths.capath))):
+    if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
         found = next((path for path in AUTHORITIES if os.path.exists(path)), None)
         if found is not None:
             os.environ.setdefault(paths.openssl_cafile_env, found)
