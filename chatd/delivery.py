@@ -87,15 +87,15 @@ class Delivery:
 
     def message(self, result: Appended, origin: object) -> None:
         """A new message, to every device of both users but the one that sent it."""
-        message = result.message
+        message, weight = result.message, self._metrics.weight
         payloads: dict[bool, bytes] = {}
         for user in dict.fromkeys(members_of(message.conv) or ()):
             devices = self._users.get(user)
             if devices is None:
                 continue
             whole = not message.hidden or user == message.sender
-            if whole and user != message.sender:
-                self._latencies.live(message.conv, user, message.seq)
+            if weight and user != message.sender and whole:
+                self._latencies.live(message.conv, user, message.seq, weight=weight)
             for one in list(devices.values()) if len(devices) > 1 else devices.values():
                 if one is origin:
                     continue
@@ -108,8 +108,8 @@ class Delivery:
         """A message that another process committed, to the devices of one user here."""
         devices = self._users.get(user)
         if devices is not None:
-            if user != message.sender and not message.hidden:
-                self._latencies.live_elsewhere(user, message)
+            if user != message.sender and not message.hidden and (weight := self._metrics.pick()):
+                self._latencies.live_elsewhere(user, message, weight=weight)
             payload = protocol.encode(protocol.messages(message.conv, (message,), user))
             for one in list(devices.values()):
                 one.live(message, payload)

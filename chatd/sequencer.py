@@ -270,8 +270,9 @@ class Sequencer:
                 origin.appended(draft, result, ref)
             else:
                 self._metrics.messages_committed += 1
-                self._metrics.sent_seconds.observe(now_s - came_s)
-                self._metrics.hot.add(draft.conv)
+                if weight := self._metrics.pick():
+                    self._metrics.sent_seconds.observe(now_s - came_s, weight)
+                    self._metrics.hot.add(draft.conv, weight)
                 origin.appended(draft, result, ref)
                 self._fan_message(result, origin)
 

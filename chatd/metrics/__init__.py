@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from random import randrange
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -27,6 +28,8 @@ from chatd.metrics.latencies import Latencies
 from chatd.metrics.specs import CLOSED_BY, HOT_RANKS, OTHER, SPECS, STORE_ERRORS, Spec
 
 PREFIX = "chatd_"
+TIMED_MESSAGES = 50
+"""About so many in a `Sampler`'s interval; of more a part is timed, and each counts for as many as it stands for."""
 BUCKETS = {spec.name: spec.buckets for spec in SPECS}
 
 
@@ -67,6 +70,9 @@ class Metrics:
     resets = 0
     gaps_repaired = 0
     catch_ups = 0
+    stride = 1  # one message in so many is timed, see `pick`
+    weight = 1  # of the message whose commit is told now
+    _skip = 0
 
     def __init__(
         self,
@@ -108,6 +114,24 @@ class Metrics:
             now_s=now_s,
             now_ms=now_ms,
         )
+
+    def pick(self) -> int:
+        """Whether the next message is timed, and for how many it stands; 0: it is not.
+
+        By chance, or a regular traffic would have the same ones timed each time.
+        """
+        self._skip -= 1
+        if self._skip > 0:
+            self.weight = 0
+            return 0
+        self._skip = randrange(1, 2 * self.stride) if self.stride > 1 else 0  # noqa: S311 - no secret
+        self.weight = self.stride
+        return self.stride
+
+    def expect(self, messages: int) -> None:
+        """So many messages came since the last sample, and as many are expected until the next one."""
+        self.stride = max(1, messages // TIMED_MESSAGES)
+        self._skip = min(self._skip, 2 * self.stride - 1)
 
     def closed(self, code: int) -> None:
         """A connection ended with this close code."""
@@ -157,4 +181,4 @@ class Metrics:
         return family(name, spec.help, value=read() if read else getattr(self, spec.name, 0))
 
 
-__all__ = ["HOT_RANKS", "SPECS", "Metrics", "Spec"]
+__all__ = ["HOT_RANKS", "SPECS", "TIMED_MESSAGES", "Metrics", "Spec"]

@@ -35,19 +35,19 @@ class HotConversations:
         self._now = _Half()
         self._earlier = _Half()
 
-    def add(self, conv: str) -> None:
-        """A message was committed."""
+    def add(self, conv: str, times: int = 1) -> None:
+        """So many messages were committed."""
         now = self._now
         counts = now.counts
-        now.total += 1
+        now.total += times
         count = counts.get(conv)
         if count is not None:
-            counts[conv] = count + 1
+            counts[conv] = count + times
             return
         if len(counts) >= 2 * KEPT_CONVERSATIONS:
             now.prune()
             counts = now.counts
-        counts[conv] = now.base + 1
+        counts[conv] = now.base + times
 
     def turn(self) -> None:
         """Half of the window is over: forget what came before the last turn."""

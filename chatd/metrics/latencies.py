@@ -26,16 +26,16 @@ TIMES_MAX = 50_000
 class _Track:
     """What is on its way to one user in one conversation. Times are monotonic, in s.
 
-    ``live`` and ``late``: (seq, when it was sent), ascending: of those who were there and of those who were not.
-    ``unread``: (delivered mark, when it grew so far, messages). ``floor``: the delivered mark. ``upto``: what the user
+    ``live`` and ``late``: (seq, when it was sent, weight), ascending: to who was there, and to who was not.
+    ``unread``: (delivered mark, when it grew so far, weight). ``floor``: the delivered mark. ``upto``: what the user
     lacked at its hello ends there.
     """
 
     __slots__ = ("floor", "late", "live", "unread", "upto")
 
     def __init__(self, floor: int) -> None:
-        self.live: list[tuple[int, float]] = []
-        self.late: list[tuple[int, float]] = []
+        self.live: list[tuple[int, float, int]] = []
+        self.late: list[tuple[int, float, int]] = []
         self.unread: list[tuple[int, float, int]] = []
         self.floor = floor
         self.upto = 0
@@ -67,20 +67,24 @@ class Latencies:
     def __len__(self) -> int:
         return len(self._tracks)
 
-    def live(self, conv: str, user: str, seq: int, age_s: float = 0.0) -> None:
-        """A message goes to a recipient who is connected here; it was committed ``age_s`` ago."""
+    def live(self, conv: str, user: str, seq: int, *, weight: int = 1, age_s: float = 0.0) -> None:
+        """A message goes to a recipient who is connected here; it was committed ``age_s`` ago.
+
+        ``weight``: for so many messages it stands.
+        """
         while self.times >= TIMES_MAX:
             self._forget()
         track = self._tracks.get((conv, user))
         if track is None:
             track = self._track(conv, user, seq - 1)
         if len(track.live) < UNDELIVERED_MESSAGES_MAX:
-            track.live.append((seq, self._now_s() - age_s))
+            track.live.append((seq, self._now_s() - age_s, weight))
             self.times += 1
 
-    def live_elsewhere(self, user: str, message: Message) -> None:
+    def live_elsewhere(self, user: str, message: Message, *, weight: int = 1) -> None:
         """The same of a message that another process committed: it is as old as its time says."""
-        self.live(message.conv, user, message.seq, max(0, self._now_ms() - message.ts_ms) / 1000)
+        age_s = max(0, self._now_ms() - message.ts_ms) / 1000
+        self.live(message.conv, user, message.seq, weight=weight, age_s=age_s)
 
     def lacks(self, conv: str, user: str, delivered: int, head: int) -> None:
         """A device said hello: no device of its user has what came after ``delivered``."""
@@ -101,7 +105,7 @@ class Latencies:
         for message in page:
             timed = floor < message.seq < end and message.sender != user and not message.hidden and not message.first
             if timed and len(track.late) < UNDELIVERED_MESSAGES_MAX and self.times < TIMES_MAX:
-                track.late.append((message.seq, now_s - max(0, now_ms - message.ts_ms) / 1000))
+                track.late.append((message.seq, now_s - max(0, now_ms - message.ts_ms) / 1000, 1))
                 self.times += 1
 
     def grew(self, conv: str, user: str, delivered: int, read: int) -> None:
@@ -110,16 +114,16 @@ class Latencies:
         if track is None:
             return
         now_s = self._now_s()
-        count = 0
+        weight = 0
         if track.live and track.live[0][0] <= delivered:
-            count = _take(track.live, delivered, now_s, self._online)
+            weight = self._take(track.live, delivered, now_s, self._online)
         if track.late and track.late[0][0] <= delivered:
-            count += _take(track.late, delivered, now_s, self._offline)
+            weight += self._take(track.late, delivered, now_s, self._offline)
         track.floor = max(track.floor, delivered)
         unread = track.unread
-        if count:
-            self.times -= count - 1  # they become one step
-            unread.append((delivered, now_s, count))
+        if weight:
+            unread.append((delivered, now_s, weight))
+            self.times += 1
             if len(unread) > UNREAD_STEPS_MAX:
                 del unread[0]
                 self.times -= 1
@@ -133,7 +137,7 @@ class Latencies:
         if track is None:
             return
         for waiting in (track.live, track.late):
-            done = sum(seq <= delivered for seq, _ in waiting)
+            done = sum(one[0] <= delivered for one in waiting)
             del waiting[:done]
             self.times -= done
         track.floor = max(track.floor, delivered)
@@ -145,12 +149,25 @@ class Latencies:
         if not track.live and not track.late and not track.unread and track.floor >= track.upto:
             del self._tracks[conv, user]
 
+    def _take(self, waiting: list[tuple[int, float, int]], upto: int, now_s: float, histogram: Histogram) -> int:
+        """Time what is at most ``upto``, and take it away. Returns: for how many messages it stood."""
+        done = weights = 0
+        for seq, sent_s, weight in waiting:
+            if seq > upto:
+                break
+            histogram.observe(now_s - sent_s, weight)
+            done += 1
+            weights += weight
+        del waiting[:done]
+        self.times -= done
+        return weights
+
     def _take_read(self, unread: list[tuple[int, float, int]], read: int, now_s: float) -> None:
         done = 0
-        for upto, delivered_s, count in unread:
+        for upto, delivered_s, weight in unread:
             if upto > read:
                 break
-            self._read.observe(now_s - delivered_s, count)
+            self._read.observe(now_s - delivered_s, weight)
             done += 1
         del unread[:done]
         self.times -= done
@@ -164,15 +181,3 @@ class Latencies:
     def _forget(self) -> None:
         _, track = self._tracks.popitem(last=False)
         self.times -= len(track.live) + len(track.late) + len(track.unread)
-
-
-def _take(waiting: list[tuple[int, float]], upto: int, now_s: float, histogram: Histogram) -> int:
-    """Time what is at most ``upto``, and take it away. Returns: how many."""
-    done = 0
-    for seq, sent_s in waiting:
-        if seq > upto:
-            break
-        histogram.observe(now_s - sent_s)
-        done += 1
-    del waiting[:done]
-    return done

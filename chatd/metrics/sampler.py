@@ -1,4 +1,4 @@
-"""What is counted without an occasion: how late the event loop is, and the turns of the hot conversations' window."""
+"""What is done without an occasion: how late is the event loop, how many messages are timed, which ones were hot."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Sampler:
         self._metrics = metrics
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = self._turn_s = 0.0
+        self._messages = 0
 
     def start(self) -> None:
         """Begin."""
@@ -44,6 +45,9 @@ class Sampler:
             late_s -= SAMPLE_S
             if late_s <= 0:
                 break
+        messages = self._metrics.messages_committed + self._metrics.hints_heard
+        self._metrics.expect(messages - self._messages)
+        self._messages = messages
         if now_s >= self._turn_s:
             self._turn_s = now_s + TURN_S
             self._metrics.hot.turn()

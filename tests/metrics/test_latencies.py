@@ -60,6 +60,16 @@ def test_a_mark_that_covers_many_times_each_of_them() -> None:
     assert rig.counts == (10, 0, 10)
 
 
+def test_a_message_that_stands_for_many_counts_as_many() -> None:
+    rig = Rig()
+    rig.latencies.live(CONV, "bob", 1, weight=7)
+    rig.latencies.live(CONV, "bob", 9, weight=3)
+    rig.latencies.grew(CONV, "bob", 8, 8)
+    assert (rig.counts, len(rig.latencies)) == ((7, 0, 7), 1)
+    rig.latencies.grew(CONV, "bob", 9, 9)
+    assert (rig.counts, len(rig.latencies)) == ((10, 0, 10), 0)
+
+
 def test_a_message_of_another_process_is_as_old_as_its_time_says() -> None:
     rig = Rig()
     rig.latencies.live_elsewhere("bob", rig.page(1, ts_s=950)[0])

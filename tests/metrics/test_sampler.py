@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
-from chatd.metrics import Metrics
+from chatd.metrics import TIMED_MESSAGES, Metrics
 from chatd.metrics.sampler import SAMPLE_S, STALL_S_MAX, TURN_S, Sampler
 
 
@@ -81,3 +82,21 @@ async def test_it_ends() -> None:
     sampler.stop()
     assert sampler._timer is not None
     assert sampler._timer.cancelled()
+
+
+def test_of_many_messages_a_part_is_timed_and_stands_for_all_of_them(loop: Loop) -> None:
+    metrics = Metrics()
+    Sampler(metrics).start()
+    assert [metrics.pick() for _ in range(100)] == [1] * 100
+    metrics.messages_committed += 2_000
+    metrics.hints_heard += 500
+    loop.fire(0.0)
+    assert metrics.stride == 2_500 // TIMED_MESSAGES
+    picked = [metrics.pick() for _ in range(100_000)]
+    assert set(picked) == {0, metrics.stride}
+    assert sum(picked) == pytest.approx(100_000, rel=0.1)
+    gaps = {b - a for a, b in pairwise(n for n, weight in enumerate(picked) if weight)}
+    assert len(gaps) > 50, "by chance"
+    metrics.messages_committed += TIMED_MESSAGES
+    loop.fire(0.0)
+    assert [metrics.pick() for _ in range(20)][2:] == [1] * 18, "a quiet server times all of them, and at once"
