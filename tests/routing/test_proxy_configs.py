@@ -99,3 +99,18 @@ async def test_messages_go_both_ways(program: str, tmp_path: Path) -> None:
             assert messages.messages[0].body == body
             await alice.close()
             await bob.close()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_no_proxy_tells_the_metrics_to_strangers(program: str, tmp_path: Path) -> None:
+    """On the same machine the proxy itself is no stranger: what it passes on says so."""
+    async with ChatServer(settings=SETTINGS) as chat, aiohttp.ClientSession() as http:
+        host = chat.url.removeprefix("http://")
+        async with http.get(f"{chat.url}/metrics") as answer:
+            assert answer.status == 200
+        async with (
+            proxy(program, tmp_path, [host, host]) as url,
+            http.get(f"{url}/metrics", headers={"Connection": "X-Forwarded-For, close"}) as answer,
+        ):
+            assert answer.status == 403
+            assert b"chatd_" not in await answer.read()
