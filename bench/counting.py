@@ -1,6 +1,6 @@
 """What timing costs a message: ``python -m bench.counting``. Sequencer and fan-out over a store in memory, no sockets.
 
-With all messages timed, with as many as a busy server times, and with none, in turns; told is the least CPU of the runs.
+With all messages timed, with as many as a busy server times, and with none, in turns; told is the least CPU of each.
 """
 
 from __future__ import annotations
