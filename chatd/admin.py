@@ -28,7 +28,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from chatd.accounts import Accounts
-from chatd.errors import REFUSALS, BadFrame, InternalError, Refusal, StartError, Unavailable, Unsupported
+from chatd.errors import REFUSALS, BadFrame, Forbidden, InternalError, Refusal, StartError, Unavailable, Unsupported
 from chatd.exporting import Exporting
 from chatd.operations import Operations
 from chatd.push.service import Push
@@ -224,6 +224,7 @@ async def call(socket_path: Path, verb: str, args: Mapping[str, Any], *, timeout
     """Run a verb in the server that listens on ``socket_path``; what it returns and raises is that of `run`.
 
     Raises: Unavailable – no server listens there, or it ended meanwhile. Silent – it did not answer in time.
+        Forbidden – it is another user's.
     """
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
@@ -235,6 +236,10 @@ async def call(socket_path: Path, verb: str, args: Mapping[str, Any], *, timeout
                 answer = msgspec.json.decode(await response.read(), type=_Answer)
     except TimeoutError as exc:
         raise Silent(f"the server at {socket_path} did not answer within {timeout_s:g} s") from exc
+    except aiohttp.ClientConnectorError as exc:
+        if isinstance(exc.os_error, PermissionError):
+            raise Forbidden(f"{socket_path} belongs to another user: run this as the one that the server has") from exc
+        raise Unavailable(f"no server answers at {socket_path}: {exc}") from exc
     except (aiohttp.ClientError, OSError) as exc:
         raise Unavailable(f"no server answers at {socket_path}: {exc}") from exc
     except msgspec.DecodeError as exc:

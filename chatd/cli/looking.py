@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from chatd.cli.common import Failed
 from chatd.errors import NoServer
 from chatd.stats import ClusterSnapshot, Snapshot
 
@@ -69,7 +71,9 @@ async def look(directory: Path, *, timeout_s: float = LOOK_S_MAX) -> Look:
 
 
 def must_be_there(found: Look, directory: Path) -> Look:
-    """The look. Raises: NoServer – nobody is there."""
+    """The look. Raises: NoServer – nobody is there. Failed – this user may not look."""
+    if found.is_empty and directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
+        raise Failed(f"{directory.absolute()} belongs to another user: run this as the one that the server has")
     if found.is_empty:
         raise NoServer(
             f"no server runs on {directory.absolute()}: start one with `chatd serve`, or name another directory "

@@ -14,6 +14,8 @@ from chatd.stats import Buckets, History, Reading, Snapshot, quantile, total
 
 WIDTH_MIN, HEIGHT_MIN = 40, 8
 LABEL, FIGURE = 19, 11
+LIST_LINES_MIN = 3
+"""A blank line, the title, and the first row: less says nothing."""
 
 RATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("messages/s", ("messages_committed",)),
@@ -123,12 +125,14 @@ def _slow(one: Snapshot) -> list[Line]:
 
 
 def _shared(lists: Sequence[list[Line]], left: int) -> list[Line]:
-    """The lists under each other, a blank line before each; each gets a share of what those before it left."""
+    """The lists under each other, a blank line before each; where there is no room for all, the longest are cut."""
+    sizes = [len(part) + 1 for part in lists]
+    while sum(sizes) > left and max(sizes, default=0) > LIST_LINES_MIN:
+        sizes[sizes.index(max(sizes))] -= 1
     lines: list[Line] = []
-    for at, part in enumerate(lists):
-        share = (left - len(lines)) // (len(lists) - at)
-        if share >= 3:
-            lines += [Line(""), *part[: share - 1]]
+    for size_of, part in zip(sizes, lists, strict=True):
+        if len(lines) + size_of <= left:
+            lines += [Line(""), *part[: size_of - 1]]
     return lines
 
 

@@ -12,8 +12,10 @@ import pytest
 from cli_rig import Place
 
 from chatd import admin
-from chatd.cli.looking import Look
+from chatd.cli.common import Failed
+from chatd.cli.looking import Look, must_be_there
 from chatd.cli.report import WIDTH, report
+from chatd.errors import NoServer
 from chatd.stats import Buckets, ClusterSnapshot, Hot, SlowDevice, Snapshot, Worker
 from chatd.testing.redis_server import RedisServer
 
@@ -178,6 +180,15 @@ async def test_while_it_drains_it_is_not_ready(place: Place) -> None:
             assert " is draining, " in (await place.run("status", "--over", "0.5")).out
             tail.process.kill()
             assert await server.end() == 0
+
+
+async def test_who_may_not_look_is_told_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.data.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may always
+    with pytest.raises(Failed, match="belongs to another user: run this as the one that the server has"):
+        must_be_there(Look(), place.data)
+    with pytest.raises(NoServer):
+        must_be_there(Look(), place.data / "absent")
 
 
 async def test_an_unknown_worker_is_named(place: Place) -> None:

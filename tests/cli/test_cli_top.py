@@ -110,6 +110,23 @@ def test_it_fits_whatever_the_size_is(width: int, height: int) -> None:
         assert any("█" in line for line in drawn)
 
 
+def test_lists_share_the_room_and_the_longest_is_cut() -> None:
+    hot = tuple(Hot(f"a:b{i}", 100 - i) for i in range(20))
+    looks = [[_one(second, hot=hot)] for second in range(3)]
+    drawn = _drawn(Look(tuple(looks[-1])), _history(looks), height=30)
+    assert len(drawn) == 30
+    assert [line for line in drawn[14:] if not line.startswith("  ")] == [
+        "",
+        "hot conversations: messages of the last minute",
+        "",
+        "slow devices",
+    ]
+    assert drawn[-2:] == [
+        "  eve f00d: 256+ unacknowledged, 64.0 KiB not taken, full for 12 s",
+        "  bob beef: 4 unacknowledged, 0 B not taken",
+    ]
+
+
 def test_of_many_processes_each_is_shown_and_the_sum() -> None:
     servers = [
         _one(5, name="worker-0", pid=1),

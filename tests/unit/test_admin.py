@@ -162,6 +162,15 @@ async def test_one_that_does_not_answer_is_told_from_one_that_is_not_there(
     assert "did not answer within 0.2 s" in str(answers["admin-hangs.sock"])
 
 
+async def test_another_user_s_socket_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*args: object, **kwargs: object) -> None:  # root is never refused
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", refused, raising=False)
+    with pytest.raises(Forbidden, match="belongs to another user"):
+        await admin.call(tmp_path / "admin.sock", "status", {})
+
+
 async def test_a_directory_that_cannot_be_made_says_so(administered: admin.Administered, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="Not a directory"):

@@ -87,8 +87,8 @@ def test_histograms_are_subtracted_and_added_where_their_bounds_agree() -> None:
         Snapshot(name="b", up_s=2.0, histograms={"commit_seconds": buckets(0, 10, 0, 0)}),
     ]
     values = between(before, after).values
-    assert values["commit_seconds"].counts == (1, 10, 0, 2)
-    assert values["new"].counts == (1, 0, 0, 0)
+    assert values["commit_seconds"].counts == (1.0, 10.0, 0.0, 2.0)
+    assert values["new"].counts == (1.0, 0.0, 0.0, 0.0)
 
 
 def test_the_sum_of_processes_adds_what_can_be_added_and_shows_the_worst_of_the_rest() -> None:
@@ -129,7 +129,7 @@ def test_the_sum_of_processes_adds_what_can_be_added_and_shows_the_worst_of_the_
     assert (both.connections, both.users, both.rss_bytes) == (7, 3, 30)
     assert both.counters == {"commits": 3.0, "fresh": 1.0}
     assert both.gauges == {"push_lag_seconds": 2.0, "queue_drafts": 10.0}
-    assert both.histograms["commit_seconds"].counts == (1, 1, 0, 0)
+    assert both.histograms["commit_seconds"].counts == (1.0, 1.0, 0.0, 0.0)
     assert both.hot == (Hot("dm:a:c", 7), Hot("dm:a:b", 5))
     assert [one.user for one in both.slow] == ["b", "a"]
     assert total([a]) is a
