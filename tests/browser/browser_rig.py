@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
 ROOT = Path(__file__).parent.parent.parent
+WEB = ROOT / "tests" / "web"
+AXE = WEB / "node_modules" / "axe-core" / "axe.min.js"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--disable-gpu",
@@ -115,6 +118,13 @@ async def has_tick(page: Page, body: str, name: str) -> None:
 async def is_clean(page: Page) -> None:
     """Nothing broke the page's policy."""
     assert await page.evaluate("window.violations") == []
+
+
+def axe_script() -> str:
+    """The script of axe, which finds what keeps people out."""
+    if not AXE.exists():
+        subprocess.run(["npm", "ci", "--silent"], cwd=WEB, check=True, timeout=240)
+    return AXE.read_text("utf-8")
 
 
 async def faults(page: Page, axe: str) -> list[str]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from browser_rig import PHONE, bodies, browsing, enter, faults, is_live, opened, say, shows, write_to
+from browser_rig import PHONE, axe_script, bodies, browsing, enter, faults, is_live, opened, say, shows, write_to
 from playwright.async_api import expect
 
 from chatd.testing.server import ChatServer
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return axe_script()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from browser_rig import PHONE, browsing, enter, faults, is_clean, is_live, opened
+from browser_rig import PHONE, axe_script, browsing, enter, faults, is_clean, is_live, opened
 from playwright.async_api import Browser, Page, expect
 
 from chatd.testing.server import ChatServer
@@ -94,6 +94,11 @@ async def test_users_are_locked_out_signed_out_and_invited() -> None:
         assert link.startswith(f"{server.url}/join#")
         await server.server.accounts.register("carol", "carol", link.partition("#")[2])
         await is_clean(page)
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return axe_script()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
