@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -21,6 +20,7 @@ from chatd.delivery import Delivery
 from chatd.errors import ConfigError, StartError, StoreBroken
 from chatd.exporting import Exporting
 from chatd.limits import Buckets, Network, is_loopback, parse_networks
+from chatd.listening import RECONNECT_SPREAD_MS, Listening
 from chatd.metrics import Metrics
 from chatd.metrics.sampler import Sampler
 from chatd.operations import Operations
@@ -38,12 +38,7 @@ from chatd.routing.board_redis import RedisBoard
 from chatd.routing.bus import Board, Bus
 from chatd.routing.bus_redis import RedisBus
 from chatd.routing.exchange import Exchange
-from chatd.routing.handover import Handover
-from chatd.routing.members_redis import RedisMembers
-from chatd.routing.membership import SETTLE_S, Member, Membership
 from chatd.routing.others import OtherProcesses
-from chatd.routing.proxying import host_and_port
-from chatd.routing.ring import Ring
 from chatd.security import EVENTS, SecurityLog
 from chatd.sequencer import Sequencer
 from chatd.services import Services
@@ -56,20 +51,11 @@ from chatd.store.sqlite.engine import Engine
 from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.browser import guard
-from chatd.transport.door import Door
-from chatd.transport.handler import handlers
-from chatd.transport.scraping import MetricsListener
 from chatd.transport.sockets import Sockets
-from chatd.transport.tls import Certificate, require_encryption
-from chatd.transport.turnstile import Turnstile
 from chatd.web.pages import Site
 
-KEEPALIVE_S = 15.0
 KEYS_MAX = 50_000
 CALLS_PER_S, CALLS_BURST = 50.0, 200
-RECONNECT_SPREAD_MS = 5_000
-HANG_UP_S_MAX = 1.0
-TLS_GOODBYE_S = 5.0
 
 log = structlog.get_logger("chatd")
 
@@ -107,7 +93,7 @@ class Server:
         self.store = make_store(settings) if store is None else store
         self.metrics = Metrics(now_s=now_s, now_ms=now_ms)
         self._sampler = Sampler(self.metrics)
-        self.port = 0
+        self.listening = Listening(settings, self.metrics, now_s=now_s)
         self._bus = bus
         self._board = board
         self._passwords = passwords or Passwords()
@@ -118,13 +104,6 @@ class Server:
         self._broken = False
         self._running = False
         self._stopping = False
-        self._listening: asyncio.Server | None = None
-        self.certificate: Certificate | None = None
-        self._metrics_listener: MetricsListener | None = None
-        self._handover: Handover | None = None
-        self._membership: Membership | None = None
-        self._judging: asyncio.TimerHandle | None = None
-        self._doors: set[Door] = set()
         self._stack = AsyncExitStack()
         self.accounts: Accounts
         self.sequencer: Sequencer
@@ -142,10 +121,12 @@ class Server:
     @property
     def url(self) -> str:
         """Where it listens, as ``http://host:port``, or https with a certificate."""
-        host = self.settings.server.host
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is only shown
-        scheme = "https" if self.settings.server.tls_certificate else "http"
-        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+        return self.listening.url
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; 0: none."""
+        return self.listening.port
 
     async def start(self, *, listen: bool = True, handed: Path | None = None) -> None:
         """Open, begin to work, listen. Raises: StartError, ConfigError – one line that says the way out.
@@ -153,9 +134,7 @@ class Server:
         ``handed``: instead of a port, a unix socket over which routers of this host hand connections over.
         """
         if listen and handed is None:
-            require_encryption(self.settings.server)
-            if self.settings.server.tls_certificate:
-                self.certificate = Certificate(self.settings.server)
+            self.listening.check()
         missing = await self.open(listen=listen)
         self._log_store()
         for line in missing:
@@ -169,12 +148,7 @@ class Server:
             self.sockets.start()
             self._sampler.start()
             if listen or handed is not None:
-                await self._listen_for_metrics()
-            if handed is not None:
-                await self._serve_handed(handed)
-            elif listen:
-                await self._listen()
-                self._advertise()
+                await self.listening.open(self.web_app(), self.sockets, handed=handed)
             self._running = True
         except BaseException:
             await self.stop()
@@ -411,17 +385,9 @@ class Server:
     async def stop(self, *, drain_s: float = 0.0) -> None:
         """End in an orderly way: no new connections, commits finish, clients are told, all within ``drain_s``."""
         self._stopping = True
-        if self._judging is not None:
-            self._judging.cancel()
-        if self._membership is not None:
-            await self._membership.close()
-        if self._handover is not None:
-            await self._handover.drain(HANG_UP_S_MAX)
+        await self.listening.leave()
         self.sockets.draining = True
-        if self._listening is not None:
-            self._listening.close()
-        for door in list(self._doors):
-            door.cut()
+        self.listening.shut()
         self.sockets.goaway_all("the server is stopping", RECONNECT_SPREAD_MS)
         if not self._broken:
             await self.sequencer.close()
@@ -432,109 +398,13 @@ class Server:
         await self.push.close()
         await self.retention.close()
         self._sampler.stop()
-        if self._metrics_listener is not None:
-            await self._metrics_listener.stop()
         if self.exchange is not None:
             await self.exchange.close()
+        await self.listening.close()
         await self._stack.aclose()
         if self._own_passwords:
             self._passwords.close()
         await self.store.close()
-
-    async def _doorway(self) -> Callable[[bytes], Door]:
-        """What makes a connection's first protocol; it gets what of the head was read already."""
-        runner = web.AppRunner(self.web_app(), handle_signals=False)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        inside = handlers(cast(web.Server, runner.server), keepalive_s=KEEPALIVE_S)  # `setup` made it
-        limits, head_s = self.settings.limits, self.settings.timing.head_s
-        proxies = parse_networks(self.settings.server.trusted_proxies)
-        turnstile = Turnstile(
-            limits.upgrades_per_s,
-            limits.upgrades_burst,
-            waiting_max=limits.connections_max,
-            waiting_per_address_max=limits.connects_burst,
-            now_s=self._now_s,
-        )
-        self._stack.callback(turnstile.close)
-        self.metrics.gauges["upgrades_waiting"] = lambda: len(turnstile)
-        return lambda head: Door(
-            inside, head_s=head_s, doors=self._doors, turnstile=turnstile, proxies=proxies, head=head
-        )
-
-    async def _listen_for_metrics(self) -> None:
-        listen = self.settings.server.metrics_listen
-        if listen:
-            self._metrics_listener = MetricsListener(self.metrics.registry, listen)
-            await self._metrics_listener.start()
-
-    @property
-    def metrics_port(self) -> int:
-        """Where the metrics' own listener listens; 0: there is none."""
-        return self._metrics_listener.port if self._metrics_listener else 0
-
-    async def _serve_handed(self, path: Path) -> None:
-        handover = Handover(path, await self._doorway(), on_view=self._on_view)
-        try:
-            handover.listen()
-        except OSError as exc:
-            raise StartError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
-        self._handover = handover
-
-    def _on_view(self, me: str, weights: Mapping[str, int]) -> None:
-        ring = Ring(weights)
-        self.sockets.goaway_some(lambda u: ring.place(u) == me, "your place is another process", RECONNECT_SPREAD_MS)
-
-    def _advertise(self) -> None:
-        """Join the ring of the routers, and send home who belongs to another one of them."""
-        cluster = self.settings.cluster
-        if not cluster.advertise:
-            return
-        host_and_port(cluster.advertise, "cluster.advertise")
-        me = Member(cluster.advertise, cluster.weight, secrets.token_hex(8))
-        members = RedisMembers(cluster.bus_url)
-        self._membership = Membership(members, lease_s=cluster.lease_s, on_change=self._on_members, me=me)
-        self._membership.start()
-
-    def _on_members(self, weights: Mapping[str, int]) -> None:
-        me = self.settings.cluster.advertise
-        if self._judging is not None:
-            self._judging.cancel()
-        if me in weights:  # else the lease was lost for a while: whoever is here may stay
-            self._judging = asyncio.get_running_loop().call_later(SETTLE_S, self._on_view, me, weights)
-
-    async def _listen(self) -> None:
-        settings = self.settings
-        doorway = await self._doorway()
-        try:
-            self._listening = await asyncio.get_running_loop().create_server(
-                lambda: doorway(b""),
-                settings.server.host,
-                settings.server.port,
-                backlog=4096,
-                **self._encryption(),
-            )
-        except socket.gaierror as exc:
-            raise StartError(f"server.host {settings.server.host}: {exc.strerror}") from exc
-        except OSError as exc:
-            raise StartError(
-                f"cannot listen on {settings.server.host}:{settings.server.port}: {exc.strerror or exc}; "
-                "stop what listens there, or choose another with --port"
-            ) from exc
-        self.port = self._listening.sockets[0].getsockname()[1]
-
-    def _encryption(self) -> dict[str, Any]:
-        """What makes a listening socket speak TLS, if it is to."""
-        if self.certificate is None:
-            return {}
-        self.certificate.warn()
-        self.certificate.start()
-        self._stack.callback(self.certificate.stop)
-        return {
-            "ssl": self.certificate.context,
-            "ssl_handshake_timeout": self.settings.timing.head_s,
-            "ssl_shutdown_timeout": TLS_GOODBYE_S,
-        }
 
     def _store_broke(self, exc: StoreBroken) -> None:
         if not self._broken:

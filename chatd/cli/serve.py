@@ -79,8 +79,8 @@ async def _serve(settings: Settings, handed: Path | None, name: str, *, supervis
         loop.add_reader(STDIN, _read_to_the_end, stopping, on_signal)
     server = Server(settings, on_broken=lambda exc: end_now())
     await server.start(handed=handed)
-    if server.certificate is not None:  # else SIGHUP is what it always was: the end of the terminal
-        loop.add_signal_handler(signal.SIGHUP, server.certificate.renew)
+    if server.listening.certificate is not None:  # else SIGHUP is what it always was: the end of the terminal
+        loop.add_signal_handler(signal.SIGHUP, server.listening.certificate.renew)
     try:
         server.operations.on_drain = lambda: None if stopping.is_set() else on_signal()
         await server.serve_admin(name)

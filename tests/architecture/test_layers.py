@@ -89,6 +89,7 @@ LAYERS = {
     "chatd.web": 3,
     "chatd.__main__": 4,
     "chatd.app": 4,
+    "chatd.listening": 4,
     "chatd.cli": 4,
     "chatd.doctor": 4,
     "chatd.testing": 4,

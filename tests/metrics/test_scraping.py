@@ -52,7 +52,7 @@ async def test_what_a_proxy_of_this_machine_passes_on_is_not_from_this_machine(h
 
 async def test_a_listener_of_their_own_takes_them_from_the_main_port() -> None:
     async with ChatServer(settings={"server.metrics_listen": "127.0.0.1:0"}) as server:
-        own = f"http://127.0.0.1:{server.server.metrics_port}"
+        own = f"http://127.0.0.1:{server.server.listening.metrics_port}"
         status, text = await page(f"{own}/metrics", {"X-Forwarded-For": "192.0.2.1"})
         assert status == 200
         assert parse(text)["chatd_connections"] == 0

@@ -128,7 +128,7 @@ async def test_a_new_pair_is_shown_to_who_comes_and_nobody_is_cut(pair: Pair, tm
 
 async def test_the_signal_renews_at_once_and_a_missing_file_changes_nothing(pair: Pair, tmp_path: Path) -> None:
     async with ChatServer(settings=settings_of(pair)) as server:
-        certificate = server.server.certificate
+        certificate = server.server.listening.certificate
         assert certificate is not None
         new = write_pair(tmp_path, "renewed")
         shutil.copy(new.certificate, pair.certificate)
