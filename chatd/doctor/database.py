@@ -14,7 +14,7 @@ from chatd.errors import StartError
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME
 from chatd.store.sqlite.rows import damaged_rows, damaged_texts
 from chatd.store.sqlite.schema import check_applied, differences, migrations
-from chatd.store.sqlite.wholeness import check_end, check_log, check_pages, holder, problems
+from chatd.store.sqlite.wholeness import check_end, check_log, holder, problems
 
 CHECK = "database"
 LOG_CHECK = "write-ahead log"
@@ -42,8 +42,6 @@ def examine(directory: Path, *, full: bool) -> Looked:
         sure = check_log(path) if still else True
         with closing(sqlite3.connect(_uri(path, still=still), uri=True, isolation_level=None)) as db:
             findings += _log(path, sure=sure)
-            if not sure:
-                check_pages(db, path)
             findings += _pages(db, path, full=full)
             return Looked(findings, _newest_ms(db, findings))
     except StartError as exc:

@@ -224,5 +224,7 @@ async def test_a_cut_log_is_salvaged_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="chatd backup --salvage"):
         take(tmp_path / "cut", tmp_path / "b")
     backup.take(tmp_path / "cut", tmp_path / "b", version="1", now_ms=5, salvage=True)
+    with pytest.raises(StartError, match="it was cut"):  # it is still not served as if nothing were missing
+        await opened(tmp_path / "cut")
     made = put_back(tmp_path / "b", tmp_path / "new")
     assert 0 < made.counts.messages < 50

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from chatd.doctor import database
 from chatd.errors import IdReuse, StartError, StoreBroken, Unavailable
 from chatd.model import Appended, Draft
 from chatd.settings import StoreSettings
@@ -148,8 +150,12 @@ async def test_pages_that_came_too_early_are_found_when_there_is_no_index(tmp_pa
     frames = (len(log) - 32) // (24 + 1024)
     (tmp_path / "b" / f"{FILE_NAME}-wal").write_bytes(log[: 32 + frames // 2 * (24 + 1024)])
     (tmp_path / "b" / f"{FILE_NAME}-shm").unlink(missing_ok=True)
-    with pytest.raises(StartError, match=r"chatd\.db-wal: it makes \d+ pages, and the database has \d+: it was cut"):
-        await opened(tmp_path / "b")
+    told = r"chatd\.db-wal: it makes \d+ pages, and the database has \d+: it was cut"
+    for _ in range(2):
+        with pytest.raises(StartError, match=told):
+            await opened(tmp_path / "b")
+        (found,) = [one for one in database.examine(tmp_path / "b", full=False).findings if one.state == "fail"]
+        assert re.search(told, found.found)
 
 
 async def test_a_file_without_its_end_is_refused(tmp_path: Path) -> None:

@@ -74,7 +74,6 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
         )
         self.migrated: list[int] = []
         self._lock_fd = -1
-        self._log_is_sure = True
         self._incarnation = ""
         self._log: Log
         self._changes_reserved = 0
@@ -145,13 +144,11 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
                     f"or give it all of the directory: chown -R {os.geteuid()} {self.directory}"
                 )
         wholeness.check_end(path)
-        self._log_is_sure = wholeness.check_log(path)
+        if not wholeness.check_log(path):
+            log.warning("looked_at_all_pages", why="the write-ahead log had no index: a power cut, or copied files")
 
     def _prepare(self, db: sqlite3.Connection) -> schema.Life:
         self.migrated = schema.migrate(db, self.engine.path, self._migrations, on_step=self._on_migration)
-        if not self._log_is_sure:
-            log.warning("looking_at_all_pages", why="the write-ahead log has no index: a power cut, or copied files")
-            wholeness.check_pages(db, self.engine.path)
         return schema.begin_life(db, durable=self.durability == "fsync", boot=wholeness.boot())
 
     def _lock(self) -> None:

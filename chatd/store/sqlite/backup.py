@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ from chatd.store.base import Counts
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME
 from chatd.store.sqlite.engine import QUERY
 from chatd.store.sqlite.schema import migrations
-from chatd.store.sqlite.wholeness import check_end, check_log, holder, problems
+from chatd.store.sqlite.wholeness import check_end, check_log, holder, index_kept, problems
 
 MAGIC = b"chatd backup 1\n\x00"
 TAIL_BYTES = 8 + len(MAGIC)
@@ -76,11 +76,13 @@ def take(
         raise StartError(f"no {FILE_NAME} in {directory}: name the data directory of the server with --data-dir")
     if target.exists():
         raise StartError(f"{target} is there already and stays as it is; name another file")
-    if holder(directory / LOCK_NAME) is None and not salvage:
+    still = holder(directory / LOCK_NAME) is None
+    if still and not salvage:
         check_end(path)
         check_log(path)
     part = target.with_name(target.name + PART)
-    with _made(part) as file:
+    # What tells that the log was cut must outlast its salvage: the old directory is not to be served after it.
+    with _made(part) as file, index_kept(path) if still and salvage else nullcontext():
         try:
             _copy(path, part, tell)
             manifest = _described(file, part, version=version, now_ms=now_ms, config=config)

@@ -11,7 +11,8 @@ import os
 import sqlite3
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,36 +46,59 @@ def boot() -> str:
 
 
 def check_log(path: Path) -> bool:
-    """Check the write-ahead log of a database that nobody has open. Returns: whether that could be done.
+    """Check the write-ahead log of a database that nobody has open. Returns: whether there was an index to tell.
 
-    False: there is a log without its index, as after a power cut or a copy by hand; only looking at all pages tells.
-    Raises: LogCut.
+    False: there is a log without one, as after a power cut or a copy by hand; then all pages were looked at.
+    Raises: LogCut, StartError – damaged. What told so is left as it was, for whoever asks next.
     """
     log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
     header = _head(log, LOG_HEADER_BYTES)
-    before = index.read_bytes() if index.exists() else b""
-    told = _index(before)
-    if told is None:
-        return len(header) < LOG_HEADER_BYTES
+    told = _index(_head(index, BACKFILL_OFFSET + 4))
+    if told is None and len(header) < LOG_HEADER_BYTES:
+        return True
     good = len(header) == LOG_HEADER_BYTES and _sum(header[:24], _order(header)) == struct.unpack(">2I", header[24:])
-    if not told.frames or (good and header[16:24] != told.salts):
+    if told is not None and (not told.frames or (good and header[16:24] != told.salts)):
         return True
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    with index_kept(path):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            if told is None:
+                _check_pages(db, path)
+            else:
+                _check_frames(db, log, told, lambda: _index(_head(index, BACKFILL_OFFSET + 4)))
+        except sqlite3.DatabaseError:  # whoever opens it is told
+            return True
+        finally:
+            db.close()
+    return told is not None
+
+
+@contextmanager
+def index_kept(path: Path) -> Iterator[None]:
+    """Leave the index beside a log as it was, whatever SQLite makes of it meanwhile; nobody else has it open."""
+    index = path.with_name(f"{path.name}-shm")
+    before = index.read_bytes() if index.exists() else None
     try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # it makes the index anew, from what is good
-        row = db.execute("SELECT value FROM meta WHERE name = 'open_since_boot'").fetchone()
-        now = _index(_head(index, BACKFILL_OFFSET + 4))
-    except sqlite3.DatabaseError:  # whoever opens it is told
-        index.write_bytes(before)
-        return True
+        yield
     finally:
-        db.close()
-    found = 0 if now is None else now.frames
+        if before is not None:
+            with open(os.open(index, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+                file.write(before)  # in its place: the disk may be full
+                file.truncate(len(before))
+        else:
+            index.unlink(missing_ok=True)
+
+
+def _check_frames(db: sqlite3.Connection, log: Path, told: _Index, now: Callable[[], _Index | None]) -> None:
+    """Compare what was committed with what SQLite finds good when it makes the index anew. Raises: LogCut."""
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (since,) = db.execute("SELECT value FROM meta WHERE name = 'open_since_boot'").fetchone() or ("",)
+    anew = now()
+    found = 0 if anew is None else anew.frames
     if found >= told.frames or (found == 0 and told.backfilled >= told.frames):
-        return True
-    if row is not None and row[0] not in ("", boot()):
-        return True  # without fsync a power cut may take the end of the log; then the incarnation changes
-    index.write_bytes(before)
+        return
+    if since not in ("", boot()):
+        return  # without fsync a power cut may take the end of the log; then the incarnation changes
     raise LogCut(f"{log}: {told.frames} frames were committed, and {found} of them are good: it was cut; {SALVAGE}")
 
 
@@ -94,13 +118,13 @@ def check_end(path: Path) -> None:
         raise StartError(f"{path}: {wanted} bytes were written, and {there} are there: it was cut; put a backup back")
 
 
-def check_pages(db: sqlite3.Connection, path: Path) -> None:
-    """Look at every page, where the log alone could not tell. Raises: StartError – damaged, or the log was cut."""
+def _check_pages(db: sqlite3.Connection, path: Path) -> None:
+    """Look at every page, where the log alone cannot tell. Raises: StartError – damaged, or the log was cut."""
     for line in problems(db, full=True):
         raise StartError(f"{path}: damaged: {line}; put a backup back")
     (pages,), (size,) = db.execute("PRAGMA page_count").fetchone(), db.execute("PRAGMA page_size").fetchone()
     there = path.stat().st_size // size
-    if there > pages:  # a file never becomes smaller, and some of what the log lacks is in it already
+    if there > pages:  # a file does not become smaller (but by VACUUM), and has some of what the log lacks
         raise LogCut(f"{path}-wal: it makes {pages} pages, and the database has {there}: it was cut; {SALVAGE}")
 
 
