@@ -12,7 +12,7 @@ import redis.asyncio as aioredis
 from redis.crc import key_slot
 from router_rig import PATIENCE_S, routing
 
-from chatd import app, protocol
+from chatd import listening, protocol
 from chatd.client.wire import connect, websocket_url
 from chatd.errors import ConfigError
 from chatd.routing import membership
@@ -84,8 +84,8 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything ten times as fast."""
     monkeypatch.setattr(membership, "EVERY_S_MAX", 0.1)
     monkeypatch.setattr(membership, "ABSENT_S", 0.3)
-    monkeypatch.setattr(app, "SETTLE_S", 0.2)
-    monkeypatch.setattr(app, "RECONNECT_SPREAD_MS", 100)
+    monkeypatch.setattr(listening, "SETTLE_S", 0.2)
+    monkeypatch.setattr(listening, "RECONNECT_SPREAD_MS", 100)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
