@@ -21,7 +21,7 @@ PREPARED = "_CHATD_ONE_FILE"
 """Tells the workers of `chatd cluster` that their parent is chatd itself."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POKE = signal.SIGURG
-TWIN_S = 0.5
+TWIN_S = 1.0
 """A signal and its copy by way of the parent are that far apart at most."""
 LOOK_S = 1.0
 
