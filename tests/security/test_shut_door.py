@@ -9,7 +9,7 @@ from unittest.mock import patch
 import aiohttp
 import pytest
 
-from chatd import app
+from chatd import listening
 from chatd.client.wire import websocket_url
 from chatd.protocol import WS_PATH
 from chatd.testing import ChatServer
@@ -111,7 +111,7 @@ async def test_a_later_head_is_bounded_like_the_first() -> None:
 
 
 async def test_a_later_head_that_does_not_end_is_cut_in_time() -> None:
-    with patch.object(app, "KEEPALIVE_S", 0.2):
+    with patch.object(listening, "KEEPALIVE_S", 0.2):
         async with ChatServer() as server:
             answer = await said(server, b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /version HTTP/1.1\r\nX: ")
     assert answer.count(b"HTTP/1.1 200 ") == 1
