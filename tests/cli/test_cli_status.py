@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from cli_rig import Place
 
@@ -205,7 +206,7 @@ async def test_a_cluster_tells_the_sum_and_each_and_gives_one_worker_away(
     place.env |= {"CHATD_STORE_KIND": "redis", "CHATD_STORE_REDIS_URL": url, "CHATD_CLUSTER_BUS_URL": url}
     place.env |= {"CHATD_STORE_REDIS_PREFIX": f"{place.directory.name}:"}
     async with await place.start("cluster", "--workers", "2", "--port", "0") as running:
-        await running.until(r"serves on http://\S+ with 2 workers")
+        served = (await running.until(r"serves on (http://\S+) with 2 workers"))[1]
         assert _sockets(place.data) == ["admin-worker-0.sock", "admin-worker-1.sock", "admin.sock"]
         told = await place.run("status", "--over", "0.5")
         assert told.code == 0, told
@@ -218,6 +219,7 @@ async def test_a_cluster_tells_the_sum_and_each_and_gives_one_worker_away(
             ("server", "worker-0"),
             ("server", "worker-1"),
         ]
+        assert await _stats(place, served) == {"worker-0", "worker-1"}
         told = await place.run("drain", "worker-1")
         assert (told.code, told.out[:22]) == (0, "worker-1 has ended. SI")
         cluster = json.loads((await place.run("status", "--json")).out.splitlines()[0])
@@ -232,6 +234,16 @@ async def test_a_cluster_tells_the_sum_and_each_and_gives_one_worker_away(
         assert (told.code, told.out) == (0, "the cluster: ended.\n")
         assert await running.end() == 0
     assert _sockets(place.data) == []
+
+
+async def _stats(place: Place, url: str) -> set[str]:
+    """The processes that an administrator is told of over HTTP, whichever of them answers."""
+    assert (await place.run("user", "add", "root", "--admin", "--no-password")).code == 0
+    token = (await place.run("token", "issue", "root")).out.strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/v1/admin/stats", headers=headers) as answer:
+        assert answer.status == 200
+        return {one["name"] for one in (await answer.json())["processes"]}
 
 
 def _sockets(data: Path) -> list[str]:

@@ -39,6 +39,33 @@ async def test_a_worker_that_hangs_is_killed_and_started_again(tmp_path: Path, m
         await router.stop()
 
 
+async def test_a_worker_that_is_drained_stays_away_until_a_restart_and_is_killed_if_it_hangs(tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    router = Router({"w": path}, head_s=1.0)
+    command = [sys.executable, "-m", "chatd", "serve", "--handed", str(path), "--supervised", "--data-dir", f"{path}-d"]
+    workers = Supervisor({"w": command}, router, end_s=0.5)
+    await router.start("127.0.0.1", 0)
+    workers.start()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await router.until(lambda: router.ready("w"))
+            assert (workers.state("w", ready=True), workers.starts("w")) == ("ready", 1)
+            first = workers.processes["w"]
+            os.kill(first.pid, signal.SIGSTOP)
+            workers.drain("w")
+            workers.drain("w")  # once more does nothing
+            assert workers.state("w", ready=True) == "draining"
+            assert await first.wait() == -signal.SIGKILL
+            assert (workers.state("w", ready=False), workers.pid("w"), workers.starts("w")) == ("drained", 0, 1)
+            workers.restart()
+            await router.until(lambda: router.ready("w") and workers.processes["w"] is not first)
+            assert (workers.state("w", ready=True), workers.starts("w")) == ("ready", 2)
+    finally:
+        workers.kill()
+        await workers.stop()
+        await router.stop()
+
+
 def test_one_that_was_never_ready_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     router = Router({}, head_s=1.0)
     watch = Supervisor({}, router, end_s=40.0)
