@@ -49,9 +49,11 @@ VIEW = """async (conv) => {
 
 
 async def _plain(context: BrowserContext, url: str) -> Page:
-    """A page of this origin without a script of its own."""
+    """A page of this origin without a script and a policy of its own: an application that embeds the client."""
     page = await context.new_page()
-    await page.goto(f"{url}/version")
+    blank = f"{url}/blank"
+    await page.route(blank, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
+    await page.goto(blank)
     return page
 
 
