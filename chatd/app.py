@@ -243,9 +243,14 @@ class Server:
             security=self.security,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
-        self.operations = Operations(
+        self.operations = self._make_operations()
+        self._overview = Overview(self.operations)
+        self._api = self._make_api(sends, proxies)
+
+    def _make_operations(self) -> Operations:
+        return Operations(
             self.store,
-            settings.store.kind,
+            self.settings.store.kind,
             self.metrics,
             self.delivery,
             ready=lambda: not self._broken and not self._stopping,
@@ -254,8 +259,6 @@ class Server:
             now_s=self._now_s,
             now_ms=self._now_ms,
         )
-        self._overview = Overview(self.operations)
-        self._api = self._make_api(sends, proxies)
 
     def _make_presence(self) -> Presence:
         return Presence(
