@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import math
@@ -132,9 +133,10 @@ async def guess(
                 continue
             body = {"user": "alice", "password": f"{random.random()}"}
             headers = {"X-Forwarded-For": next(addresses)}
-            async with http.post(f"{url}/v1/login", json=body, headers=headers) as answer:
-                await answer.read()
-                counts[0 if answer.status == 401 else 1] += 1  # type: ignore[index]
+            with contextlib.suppress(aiohttp.ServerDisconnectedError):  # it was idle for too long
+                async with http.post(f"{url}/v1/login", json=body, headers=headers) as answer:
+                    await answer.read()
+                    counts[0 if answer.status == 401 else 1] += 1  # type: ignore[index]
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         await asyncio.gather(*(one(http) for _ in range(ATTEMPTS_AT_ONCE)))
@@ -161,6 +163,8 @@ async def chat_while_guessed(url: str, guesses: int, slice_s: float) -> tuple[li
             loud.append(await chat.slice(slice_s))
             go.clear()
             await asyncio.sleep(1.5)  # what waits is checked by then
+            if not foe.is_alive():
+                raise SystemExit("who guesses has ended")
             failed = [user for user in users if user.done()]
             if failed:
                 failed[0].result()

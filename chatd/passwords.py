@@ -1,4 +1,8 @@
-"""argon2id, off the event loop and two at a time: a burst of logins costs its own latency and nobody else's."""
+"""argon2id, off the event loop and one at a time: a burst of logins costs its own latency and nobody else's.
+
+Two at a time take four messages of five from who chats meanwhile on a machine of two cores; one at a time takes none
+(``python -m bench.guesses``).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from chatd.errors import Overloaded
 
-THREADS = 2
+THREADS = 1
 WAITING_MAX = 64
 """Hashes and checks that may wait for a thread; beyond, `Overloaded`."""
 
@@ -27,7 +31,7 @@ class Passwords:
     """Makes and checks password hashes.
 
     ``time_cost``, ``memory_kib``, ``parallelism``: argon2id's parameters; the defaults are those of the OWASP Password
-    Storage Cheat Sheet (19 MiB, 2 passes, 1 lane), some 20 ms on a small machine. `close` ends the threads.
+    Storage Cheat Sheet (19 MiB, 2 passes, 1 lane), some 20 ms on a small machine. `close` ends the thread.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Passwords:
         return self._hasher.check_needs_rehash(password_hash)
 
     def close(self) -> None:
-        """Drop what waits and let the threads end."""
+        """Drop what waits and let the thread end."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _matches(self, password_hash: str, password: str) -> bool:
