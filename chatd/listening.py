@@ -81,7 +81,7 @@ class Listening:
         if listen:
             self._metrics_listener = MetricsListener(self._metrics.registry, listen)
             await self._metrics_listener.start()
-        doorway = await self._doorway(app)
+        doorway = await self._doorway(app, sockets)
         if handed is not None:
             self._serve_handed(handed, doorway)
         else:
@@ -110,7 +110,7 @@ class Listening:
             await self._metrics_listener.stop()
         await self._stack.aclose()
 
-    async def _doorway(self, app: web.Application) -> Callable[[bytes], Door]:
+    async def _doorway(self, app: web.Application, sockets: Sockets) -> Callable[[bytes], Door]:
         """What makes a connection's first protocol; it gets what of the head was read already."""
         runner = web.AppRunner(app, handle_signals=False)
         await runner.setup()
@@ -127,8 +127,18 @@ class Listening:
         )
         self._stack.callback(turnstile.close)
         self._metrics.gauges["upgrades_waiting"] = lambda: len(turnstile)
+
+        def too_many(address: str) -> None:
+            sockets.services.security.tell("rate_limited", address=address, what="connections")
+
         return lambda head: Door(
-            inside, head_s=head_s, doors=self._doors, turnstile=turnstile, proxies=proxies, head=head
+            inside,
+            head_s=head_s,
+            doors=self._doors,
+            turnstile=turnstile,
+            proxies=proxies,
+            head=head,
+            on_too_many=too_many,
         )
 
     def _serve_handed(self, path: Path, doorway: Callable[[bytes], Door]) -> None:

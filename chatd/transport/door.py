@@ -47,10 +47,21 @@ class Door(asyncio.Protocol):
     """Gathers the first head, then hands the socket to the protocol that ``inside`` makes.
 
     ``head``: what a router has read of it already. ``turnstile``: where WebSockets wait for their turn; ``proxies`` are
-    believed about the address of who waits there.
+    believed about the address of who waits there. ``on_too_many`` hears of an address that too many come from.
     """
 
-    __slots__ = ("_doors", "_head", "_head_s", "_inside", "_proxies", "_timer", "_transport", "_turnstile", "_waits")
+    __slots__ = (
+        "_doors",
+        "_head",
+        "_head_s",
+        "_inside",
+        "_on_too_many",
+        "_proxies",
+        "_timer",
+        "_transport",
+        "_turnstile",
+        "_waits",
+    )
 
     def __init__(
         self,
@@ -61,12 +72,14 @@ class Door(asyncio.Protocol):
         turnstile: Turnstile,
         proxies: Sequence[Network] = (),
         head: bytes = b"",
+        on_too_many: Callable[[str], None] = lambda address: None,
     ) -> None:
         self._inside = inside
         self._head_s = head_s
         self._doors = doors
         self._turnstile = turnstile
         self._proxies = proxies
+        self._on_too_many = on_too_many
         self._head = bytearray(head)
         self._waits = False
         self._timer: asyncio.TimerHandle | None = None
@@ -118,10 +131,13 @@ class Door(asyncio.Protocol):
             self.enter()
         elif len(self._head) > HEAD_BYTES_MAX:
             self._refuse(_TOO_LARGE)
-        elif self._turnstile.come(self, self._address(transport)):
+        elif self._turnstile.come(self, address := self._address(transport)):
             self._waits = self in self._doors
+        elif self._turnstile.full:
+            self._refuse(_TOO_MANY)
         else:
-            self._refuse(_TOO_MANY if self._turnstile.full else _TOO_MANY_OF_ONE)
+            self._on_too_many(address)
+            self._refuse(_TOO_MANY_OF_ONE)
 
     def _address(self, transport: asyncio.Transport) -> str:
         peer = transport.get_extra_info("peername")

@@ -47,6 +47,7 @@ class Rig:
         self.arrived = asyncio.Event()
         self.port = 0
         self.now_s = 50.0
+        self.too_many: list[str] = []
         self.turnstile = Turnstile(
             100.0, 1, waiting_max=waiting_max, waiting_per_address_max=per_address_max, now_s=lambda: self.now_s
         )
@@ -61,6 +62,7 @@ class Rig:
             turnstile=self.turnstile,
             proxies=self._proxies,
             head=head,
+            on_too_many=self.too_many.append,
         )
 
     async def listen(self, head_s: float = 30.0) -> asyncio.Server:
@@ -243,6 +245,7 @@ async def test_too_many_of_one_address_are_answered_429_and_the_others_wait() ->
             writer.close()
         await rig.waiting(0)
     assert rig.doors == set()
+    assert rig.too_many == ["192.0.2.1"]
 
 
 async def test_an_address_of_its_own_choice_helps_nobody_without_a_trusted_proxy() -> None:
