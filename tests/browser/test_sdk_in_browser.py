@@ -49,7 +49,7 @@ VIEW = """async (conv) => {
 
 
 async def _plain(context: BrowserContext, url: str) -> Page:
-    """A page of this origin without a script of its own; the context keeps no policy, for what is no page allows none."""
+    """A page of this origin without a script of its own; its policy, which allows none, is not kept."""
     page = await context.new_page()
     await page.goto(f"{url}/version")
     return page
