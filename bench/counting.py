@@ -55,11 +55,7 @@ class NotCounted(Metrics):
     def __init__(self) -> None:
         super().__init__()
         self.latencies = cast(Latencies, self)
-
-    def pick(self) -> int:
-        """See `Metrics`."""
-        self.weight = 0
-        return 0
+        self.skip = 1_000_000_000
 
     def grew(self, conv: str, user: str, delivered: int, read: int) -> None:
         """See `Latencies`."""

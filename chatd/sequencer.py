@@ -49,7 +49,9 @@ class FanOut(Protocol):
         """A user's marks grew by these advances."""
 
 
-Item: TypeAlias = tuple[Draft, Origin, object, float]  # the last: when it came, monotonic
+Item: TypeAlias = tuple[
+    Draft, Origin, object, tuple[float, int] | None
+]  # the last: when it came, and its weight, if timed
 
 
 class Sequencer:
@@ -111,7 +113,9 @@ class Sequencer:
             raise Overloaded("too many messages wait to be stored", retry_after_ms=500)
         self._lanes[draft.conv] = waiting + 1
         self._waiting += 1
-        item = (draft, origin, ref, self._now_s())
+        metrics = self._metrics
+        metrics.skip -= 1
+        item = (draft, origin, ref, None if metrics.skip > 0 else (self._now_s(), metrics.picked()))
         stopped = self._stopped.get(draft.conv)
         if stopped is not None:
             stopped.append(item)
@@ -259,7 +263,7 @@ class Sequencer:
         marks.committed(grown)
 
     def _answer(self, item: Item, result: Appended | IdReuse, now_s: float) -> None:
-        draft, origin, ref, came_s = item
+        draft, origin, ref, timed = item
         self._left(draft.conv)
         with _GUARD_ANSWER:
             if isinstance(result, IdReuse):
@@ -270,11 +274,17 @@ class Sequencer:
                 origin.appended(draft, result, ref)
             else:
                 self._metrics.messages_committed += 1
-                if weight := self._metrics.pick():
-                    self._metrics.sent_seconds.observe(now_s - came_s, weight)
-                    self._metrics.hot.add(draft.conv, weight)
+                if timed is None:
+                    self._metrics.weight = 0
+                else:
+                    self._timed(draft.conv, now_s - timed[0], timed[1])
                 origin.appended(draft, result, ref)
                 self._fan_message(result, origin)
+
+    def _timed(self, conv: str, took_s: float, weight: int) -> None:
+        self._metrics.weight = weight
+        self._metrics.sent_seconds.observe(took_s, weight)
+        self._metrics.hot.add(conv, weight)
 
     def _fan_message(self, result: Appended, origin: Origin) -> None:
         """Each on its own: a push that fails takes no message from a device."""

@@ -71,8 +71,8 @@ class Metrics:
     gaps_repaired = 0
     catch_ups = 0
     stride = 1  # one message in so many is timed, see `pick`
-    weight = 1  # of the message whose commit is told now
-    _skip = 0
+    weight = 1  # of the message whose commit is told now: 0, it is not timed
+    skip = 0  # so many more are not
 
     def __init__(
         self,
@@ -116,22 +116,19 @@ class Metrics:
         )
 
     def pick(self) -> int:
-        """Whether the next message is timed, and for how many it stands; 0: it is not.
+        """For how many messages the next one stands in the timings; 0: it is not timed."""
+        self.skip -= 1
+        return 0 if self.skip > 0 else self.picked()
 
-        By chance, or a regular traffic would have the same ones timed each time.
-        """
-        self._skip -= 1
-        if self._skip > 0:
-            self.weight = 0
-            return 0
-        self._skip = randrange(1, 2 * self.stride) if self.stride > 1 else 0  # noqa: S311 - no secret
-        self.weight = self.stride
+    def picked(self) -> int:
+        """The same where ``skip`` was counted down. By chance, or a regular traffic had the same ones timed always."""
+        self.skip = randrange(1, 2 * self.stride) if self.stride > 1 else 0  # noqa: S311 - no secret
         return self.stride
 
     def expect(self, messages: int) -> None:
         """So many messages came since the last sample, and as many are expected until the next one."""
         self.stride = max(1, messages // TIMED_MESSAGES)
-        self._skip = min(self._skip, 2 * self.stride - 1)
+        self.skip = min(self.skip, 2 * self.stride - 1)
 
     def closed(self, code: int) -> None:
         """A connection ended with this close code."""

@@ -113,6 +113,10 @@ class Latencies:
         track = self._tracks.get((conv, user))
         if track is None:
             return
+        live = track.live
+        if not ((live and live[0][0] <= delivered) or track.late or (read and track.unread)):
+            track.floor = max(track.floor, delivered)
+            return
         now_s = self._now_s()
         weight = 0
         if track.live and track.live[0][0] <= delivered:
