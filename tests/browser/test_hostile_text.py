@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from browser_rig import browsing, enter, is_clean, is_live, opened
 from playwright.async_api import Page
 
@@ -85,12 +89,25 @@ async def test_hostile_names_are_refused_or_only_shown() -> None:
         await is_clean(page)
 
 
+@asynccontextmanager
+async def _another_site() -> AsyncIterator[str]:
+    """A page of another origin, which forbids itself nothing."""
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html><body>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", page)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/"))
+
+
 async def test_a_page_of_another_site_gets_nothing() -> None:
     """Another origin's page with a stolen token: no socket, no answer to read; and it cannot frame this page."""
-    async with browsing() as browser, ChatServer(users=["alice"]) as server, ChatServer() as other:
+    async with browsing() as browser, ChatServer(users=["alice"]) as server, _another_site() as other:
         token = await server.token("alice")
         page = await (await opened(browser)).new_page()
-        await page.goto(other.url + "/version")
+        await page.goto(other)
         ended = await page.evaluate(
             """([url]) => new Promise((done) => {
               const socket = new WebSocket(url.replace('http', 'ws') + '/v1/ws', 'chatd.v1');
