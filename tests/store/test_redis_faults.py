@@ -348,7 +348,9 @@ async def test_data_of_another_version_are_left_alone(chatd_redis: RedisServer) 
             await RedisStore(redis_settings(chatd_redis.url, store.engine.prefix)).open()
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1/", "redis://127.0.0.1:port/0"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:6379", "http://127.0.0.1/", "redis://127.0.0.1:port/0", "redis://127.0.0.1/0?x=1"]
+)
 def test_a_url_that_is_none_is_said_at_once(url: str) -> None:
     with pytest.raises(ConfigError, match=r"store\.redis_url: "):
         RedisStore(redis_settings(url))

@@ -115,6 +115,10 @@ class Node:
         )
         if address is not None:
             pool.connection_kwargs.update(host=address[0], port=address[1])
+        try:
+            cast(Any, pool).make_connection()  # it does not connect yet
+        except TypeError as exc:  # what stands behind the ? becomes an argument of the driver's
+            raise ValueError(f"an option that no connection has: {str(exc).rpartition(' ')[2]}") from exc
         return pool
 
     async def _found(self) -> None:
