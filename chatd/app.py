@@ -34,9 +34,7 @@ from chatd.push.sender import Sender
 from chatd.push.service import Push
 from chatd.push.subscriptions import Subscriptions
 from chatd.retention import Retention
-from chatd.routing.board_redis import RedisBoard
 from chatd.routing.bus import Board, Bus
-from chatd.routing.bus_redis import RedisBus
 from chatd.routing.exchange import Exchange
 from chatd.routing.others import OtherProcesses
 from chatd.security import EVENTS, SecurityLog
@@ -45,7 +43,6 @@ from chatd.services import Services
 from chatd.settings import Settings
 from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
-from chatd.store.redis import RedisStore
 from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.engine import Engine
 from chatd.transport import http
@@ -65,6 +62,8 @@ def make_store(settings: Settings) -> Store:
     if settings.store.kind == "memory":
         return MemoryStore()
     if settings.store.kind == "redis":
+        from chatd.store.redis import RedisStore  # a tenth of a start and 6 MiB, which others save
+
         return RedisStore(settings.store)
     return SqliteStore(Path(settings.server.data_dir), settings.store)
 
@@ -275,6 +274,9 @@ class Server:
         cluster = self.settings.cluster
         bus, board = self._bus, self._board
         if bus is None and cluster.bus_url:
+            from chatd.routing.board_redis import RedisBoard
+            from chatd.routing.bus_redis import RedisBus
+
             bus = RedisBus(cluster.bus_url, self.metrics, publish_hints_max=cluster.publish_hints_max)
             board = RedisBoard(cluster.bus_url)
         if bus is None or board is None:

@@ -16,7 +16,6 @@ from chatd.errors import StartError
 from chatd.limits import parse_networks
 from chatd.metrics import Metrics
 from chatd.routing.handover import Handover
-from chatd.routing.members_redis import RedisMembers
 from chatd.routing.membership import SETTLE_S, Member, Membership
 from chatd.routing.proxying import host_and_port
 from chatd.routing.ring import Ring
@@ -186,6 +185,8 @@ class Listening:
             return
         host_and_port(cluster.advertise, "cluster.advertise")
         me = Member(cluster.advertise, cluster.weight, secrets.token_hex(8))
+        from chatd.routing.members_redis import RedisMembers
+
         members = RedisMembers(cluster.bus_url)
         self._membership = Membership(members, lease_s=cluster.lease_s, on_change=self._on_members, me=me)
         self._membership.start()
