@@ -97,7 +97,8 @@ async def test_a_peer_who_types_and_leaves_is_seen_to(place: Place) -> None:
         ):
             await alice.until("connected as alice")
             sent = await (await bob.send("alice", "hi")).sent()
-            await alice.until("bob is online")
+            # Both, in either order: a message that came after the word of his typing would end it.
+            await alice.until(r"bob is online(.|\n)*bob: hi|bob: hi(.|\n)*bob is online")
             bob.typing(sent.conv)
             await alice.until("bob is typing …")
             bob.status("away")
