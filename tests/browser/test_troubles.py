@@ -65,7 +65,7 @@ class Person:
         page = await self._context.new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         await page.goto(f"{self._url}/#/with/{PEERS[self.user]}")
-        await page.wait_for_function("window.chatd?.ready.then(() => true)")
+        await page.wait_for_function("() => window.chatd?.ready.then(() => true)")
         self.tabs.append(page)
 
     async def reopen(self, number: int) -> None:
@@ -150,7 +150,7 @@ async def _settled(people: list[Person], head: int) -> list[list[Any]]:
     async with asyncio.timeout(120):
         for _, page in waiting:
             await is_live(page, wait_s=60)  # who was cut often waits up to 30 s before it comes back
-            await page.wait_for_function("!chatd.outbox().length", timeout=60_000)
+            await page.wait_for_function("() => !chatd.outbox().length", timeout=60_000)
         log = await _log(people[0].tabs[0], head)
         last = {sender: seq for seq, sender, _ in log}
         while waiting:
