@@ -130,7 +130,9 @@ async def test_two_tabs_each_cut_closed_and_opened_again_hold_the_servers_log() 
         count = 2 * per_trouble * TROUBLES
         async with asyncio.timeout(60):
             for user in PEERS:
-                await tabs[user][0].wait_for_function(f"() => chat.conversations()[0]?.head === {count}", timeout=60_000)
+                await tabs[user][0].wait_for_function(
+                    f"() => chat.conversations()[0]?.head === {count}", timeout=60_000
+                )
                 await tabs[user][0].evaluate("([conv, seq]) => chat.read(conv, seq)", [conv, count])
             for user in PEERS:
                 for page in tabs[user]:
