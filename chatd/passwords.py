@@ -1,7 +1,7 @@
 """argon2id, off the event loop and one at a time: a burst of logins costs its own latency and nobody else's.
 
-On a machine of two busy cores two at a time took most messages from who chats meanwhile; one at a time takes a twenty-fifth
-while there is a core to spare (``python -m bench.guesses``).
+On a machine of two busy cores two at a time took most messages from who chats meanwhile; one at a time takes a
+twenty-fifth while there is a core to spare (``python -m bench.guesses``).
 """
 
 from __future__ import annotations
