@@ -102,6 +102,15 @@ def client_address(remote: str | None, forwarded_for: str | None = None, trusted
     return "local" if address is None else str(address)
 
 
+def peer_address(remote: str | None, trusted: Sequence[Network] = ()) -> str:
+    """Whose a head is that has no end: the peer's; "local" if that is a ``trusted`` proxy.
+
+    What there is of it may be the client's word alone: the proxy's stands behind that.
+    """
+    address = _address(remote or "")
+    return "local" if address is None or any(address in network for network in trusted) else str(address)
+
+
 def address_key(remote: str | None, forwarded_for: str | None = None, trusted: Sequence[Network] = ()) -> str:
     """The key that a client's address pays under: an IPv4 address, or the /64 of an IPv6 one (one subscriber).
 

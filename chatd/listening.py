@@ -127,17 +127,14 @@ class Listening:
         self._stack.callback(turnstile.close)
         self._metrics.gauges["upgrades_waiting"] = lambda: len(turnstile)
 
-        def too_many(address: str) -> None:
-            sockets.services.security.tell("rate_limited", address=address, what="connections")
-
         return lambda head: Door(
             inside,
             head_s=head_s,
             doors=self._doors,
             turnstile=turnstile,
+            tell=sockets.services.security.tell,
             proxies=proxies,
             head=head,
-            on_too_many=too_many,
         )
 
     def _serve_handed(self, path: Path, doorway: Callable[[bytes], Door]) -> None:

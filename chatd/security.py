@@ -1,6 +1,6 @@
 """Security events: log lines of a stable form, for people and for programs that act on them (fail2ban).
 
-A line has the name of the event, then ``address`` (as far as trusted proxies vouch for it; ``local``: none) and
+A line has the name of the event, then ``address`` (as far as trusted proxies vouch for it; ``local``: none known) and
 ``user`` (empty: not known), then what else it knows. Never a token, a password or a body.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 from msgspec import Struct
@@ -25,11 +25,15 @@ log = structlog.get_logger("chatd.security")
 
 
 class Event(Struct, frozen=True):
-    """One event. ``hostile``: logged as a warning, counts against its address."""
+    """One event. ``hostile``: logged as a warning, counts against its address.
+
+    ``of_all``: it is no address's doing, so all addresses together cause as many lines as one.
+    """
 
     name: str
     hostile: bool
     meaning: str
+    of_all: bool = False
 
 
 EVENTS: dict[str, Event] = {
@@ -40,10 +44,17 @@ EVENTS: dict[str, Event] = {
         Event("token_refused", True, "A token that is wrong, expired or revoked, or of a disabled account (`reason`)."),
         Event("origin_refused", True, "A page of another site tried: its `origin` is not in server.origins."),
         Event("rate_limited", True, "Over a rate; `what`: logins, requests, connections, frames or messages."),
+        Event("head_refused", True, "A request head that was begun and not ended in time or in bounds (`status`)."),
         Event("protocol_broken", True, "What no client sends: the connection ended with `code` and `reason`."),
         Event("logged_in", False, "A new device and its token."),
         Event("registered", False, "A new account."),
         Event("device_revoked", False, "A user ended a device of its own, or logged out."),
+        Event(
+            "turned_away",
+            False,
+            "Too many wait for their turn; the address is that of one of them.",
+            of_all=True,
+        ),
         Event("admin_add_user", False, "The administration made an account."),
         Event("admin_set_password", False, "It set a password, which ended all devices."),
         Event("admin_disable", False, "It locked a user out."),
@@ -58,6 +69,13 @@ EVENTS: dict[str, Event] = {
 }
 
 Kind = Literal["logins", "requests", "connections", "frames", "messages"]
+
+
+class Tell(Protocol):
+    """`SecurityLog.tell`, for who needs no more of it."""
+
+    def __call__(self, event: str, *, address: str, user: str = "", **more: str | int) -> None:
+        """Log an event of `EVENTS`."""
 
 
 class SecurityLog:
@@ -77,7 +95,7 @@ class SecurityLog:
         """Log an event of `EVENTS`. What is no user name is not logged as one."""
         kind = EVENTS[event]
         now_s = self._now_s()
-        if self._each.take(f"{event} {address}", now_s) or self._all.take(now_s):
+        if self._each.take(event if kind.of_all else f"{event} {address}", now_s) or self._all.take(now_s):
             self._dropped += 1
             return
         fields = {name: value[:TEXT_CHARS_MAX] if isinstance(value, str) else value for name, value in more.items()}

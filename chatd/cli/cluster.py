@@ -22,6 +22,7 @@ from chatd.cli.common import cleartext_option, load_settings, place_options, ref
 from chatd.cli.logs import configure_logging
 from chatd.cli.process import END_GRACE_S, loop_factory, raise_open_files
 from chatd.errors import EXIT_FAILED, ChatdError, ConfigError, StartError
+from chatd.limits import parse_networks
 from chatd.settings import Settings, host_and_port
 
 if TYPE_CHECKING:
@@ -102,7 +103,12 @@ async def _cluster(settings: Settings, count: int, command: list[str], *, greet_
     names = [f"worker-{number}" for number in range(count)]
     with tempfile.TemporaryDirectory(prefix="chatd-") as directory:  # a unix path must be short
         paths = {name: Path(directory) / name for name in names}
-        router = Router(paths, settings.cluster.nodes, head_s=settings.timing.head_s)
+        router = Router(
+            paths,
+            settings.cluster.nodes,
+            head_s=settings.timing.head_s,
+            proxies=parse_networks(settings.server.trusted_proxies),
+        )
         commands = {}
         for number, (name, path) in enumerate(paths.items()):
             filled = {"{name}": name, "{handed}": str(path), "{metrics}": _metrics_listen(settings, number)}

@@ -11,19 +11,23 @@ import asyncio
 import itertools
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs
 
 import structlog
 
-from chatd.errors import ConfigError, StartError
+from chatd.errors import BadFrame, ConfigError, StartError, TooLarge, Unavailable
+from chatd.limits import Network, peer_address
 from chatd.model import is_user
 from chatd.protocol import WS_PATH
+from chatd.refusing import answer
 from chatd.routing.handover import Client, Link, View
 from chatd.routing.proxying import Proxied
 from chatd.routing.ring import Ring
+from chatd.security import SecurityLog
 
 HEAD_BYTES_MAX = 16_384
 HEADS_MAX = 8_192
@@ -38,22 +42,11 @@ _END = b"\r\n\r\n"
 _PLAIN = re.compile(rb"GET %s\?user=([^\x00-\x20&%%+;#\x7f-\xff]+) HTTP/" % re.escape(WS_PATH.encode()))
 """What nearly all clients send; anything else is taken apart."""
 
-
-def _answer(status: str, code: str, detail: str, more: str = "") -> bytes:
-    number = status.partition(" ")[0]
-    title = status.partition(" ")[2]
-    body = f'{{"type":"about:blank","title":"{title}","status":{number},"code":"{code}","detail":"{detail}"}}\n'
-    return (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-        f"{more}Connection: close\r\n\r\n{body}"
-    ).encode()
-
-
-TIMED_OUT = _answer("408 Request Timeout", "bad_frame", "the request did not come in time")
-TOO_LARGE = _answer(
-    "431 Request Header Fields Too Large", "too_large", f"a request head has {HEAD_BYTES_MAX} bytes at most"
-)
-NO_WORKER = _answer("503 Service Unavailable", "unavailable", "no worker is ready", "Retry-After: 1\r\n")
+BROKEN = {
+    408: answer(BadFrame("the request did not come in time"), 408),
+    431: answer(TooLarge(f"a request head has {HEAD_BYTES_MAX} bytes at most"), 431),
+}
+NO_WORKER = answer(Unavailable("no worker is ready", retry_after_ms=1_000))
 
 log = structlog.get_logger("chatd.router")
 
@@ -96,7 +89,8 @@ class Router:
     """Listens, and places connections on ``workers`` (unix sockets of this host) and ``nodes`` (http://host:port).
 
     ``workers``: name on the ring → path of its hand-over socket. A node's name is its URL; `follow` brings further
-    ones. ``weights``: by name, 1 unless given. ``head_s``: a request's head must be there by then.
+    ones. ``weights``: by name, 1 unless given. ``head_s``: a request's head must be there by then. ``proxies`` are not
+    blamed for the heads that they pass on.
     """
 
     def __init__(
@@ -106,10 +100,13 @@ class Router:
         *,
         head_s: float,
         weights: Mapping[str, int] | None = None,
+        proxies: Sequence[Network] = (),
     ) -> None:
         self.port = 0
         self._change = asyncio.Event()
         self._head_s = head_s
+        self._proxies = proxies
+        self._security = SecurityLog()
         self._links = {n: Link(n, path, retry=self.route, on_change=self._changed) for n, path in workers.items()}
         self._nodes = {url: Proxied(url, retry=self.route) for url in nodes}
         self._former: dict[str, Proxied] = {}
@@ -259,8 +256,14 @@ class Router:
                 return
             accepted.setblocking(False)
             if len(self._heads) >= HEADS_MAX:
-                next(iter(self._heads.values())).refuse(TIMED_OUT)
+                next(iter(self._heads.values())).break_off(408)
             _Head(self, accepted).begin(self._head_s)
+
+    def blame(self, accepted: socket.socket, status: int) -> None:
+        """Tell of a head that was answered so."""
+        with suppress(OSError):  # it has gone
+            address = peer_address(accepted.getpeername()[0], self._proxies)
+            self._security.tell("head_refused", address=address, status=status)
 
 
 class _Head:
@@ -280,10 +283,17 @@ class _Head:
         if not self._read():
             self._wait(head_s)
 
+    def break_off(self, status: int) -> None:
+        """Refuse a head that does not end. In silence is no fault: browsers open connections that they may need."""
+        if self._data:
+            self._router.blame(self.socket, status)
+        self.refuse(BROKEN[status])
+
     def refuse(self, answer: bytes) -> None:
         """Answer, and close when the client has done so or LINGER_S is over: closing at once could take the answer."""
         self.leave()
         self._refused = True
+        self._data.clear()
         try:
             self.socket.send(answer)
             self.socket.shutdown(socket.SHUT_WR)
@@ -327,7 +337,7 @@ class _Head:
             self._router.route(Client(self.socket, bytes(self._data)))
             return True
         if len(self._data) > HEAD_BYTES_MAX:
-            self.refuse(TOO_LARGE)
+            self.break_off(431)
             return True
         return False
 
@@ -336,4 +346,4 @@ class _Head:
             self.leave()
             self.socket.close()
         else:
-            self.refuse(TIMED_OUT)
+            self.break_off(408)

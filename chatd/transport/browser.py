@@ -6,19 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from chatd.refusing import GUARDED
+
 ALL = "*"
 
 CORS_METHODS = "GET, POST, PUT, DELETE"
 CORS_HEADERS = "Authorization, Content-Type, Idempotency-Key"
 CORS_MAX_AGE_S = 600
 HSTS = "max-age=31536000"
-GUARDED = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-"""What every answer has that does not say something else itself: it is no page, and nobody frames or keeps it."""
 
 
 def guard(*, tls: bool) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

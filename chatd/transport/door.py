@@ -14,21 +14,20 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct
 
-from chatd.limits import Network, address_key
+from chatd.errors import BadFrame, Overloaded, RateLimited, TooLarge, Unavailable
+from chatd.limits import Network, address_key, client_address, peer_address
 from chatd.protocol import WS_PATH
+from chatd.refusing import answer
+from chatd.security import Tell
 from chatd.transport.turnstile import Turnstile
 
 HEAD_BYTES_MAX = 16_384
 """Of a head, and of what is behind it while it waits for its turn."""
-_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_TOO_MANY_OF_ONE = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_STOPPING = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _END = b"\r\n\r\n"
 _WEBSOCKET = (f"GET {WS_PATH} ".encode(), f"GET {WS_PATH}?".encode())
 _FORWARDED = re.compile(rb"^x-forwarded-for:[ \t]*(.*?)[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
@@ -37,6 +36,26 @@ _FORWARDED = re.compile(rb"^x-forwarded-for:[ \t]*(.*?)[ \t]*\r$", re.IGNORECASE
 def _own_fault(record: logging.LogRecord) -> bool:
     return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
+
+class Refused(Struct, frozen=True):
+    """What is answered, and the security event with its fields; "": none, it is nobody's fault."""
+
+    answer: bytes
+    event: str = ""
+    fields: dict[str, Any] = {}
+
+
+TIMED_OUT = Refused(answer(BadFrame("the request did not come in time"), 408), "head_refused", {"status": 408})
+TOO_LARGE = Refused(
+    answer(TooLarge(f"a request head has {HEAD_BYTES_MAX} bytes at most"), 431), "head_refused", {"status": 431}
+)
+TOO_MANY_OF_ONE = Refused(
+    answer(RateLimited("too many of this address wait for their turn", retry_after_ms=1_000)),
+    "rate_limited",
+    {"what": "connections"},
+)
+TOO_MANY = Refused(answer(Overloaded("too many wait for their turn", retry_after_ms=5_000)), "turned_away")
+STOPPING = Refused(answer(Unavailable("the server is stopping", retry_after_ms=1_000)))
 
 request_log = logging.getLogger("chatd.http")
 """For aiohttp: a broken request is its client's fault; it is answered, and no traceback of it fills the log."""
@@ -47,7 +66,7 @@ class Door(asyncio.Protocol):
     """Gathers the first head, then hands the socket to the protocol that ``inside`` makes.
 
     ``head``: what a router has read of it already. ``turnstile``: where WebSockets wait for their turn; ``proxies`` are
-    believed about the address of who waits there. ``on_too_many`` hears of an address that too many come from.
+    believed about the address of who waits there. ``tell`` hears of who is refused, by its address.
     """
 
     __slots__ = (
@@ -55,8 +74,8 @@ class Door(asyncio.Protocol):
         "_head",
         "_head_s",
         "_inside",
-        "_on_too_many",
         "_proxies",
+        "_tell",
         "_timer",
         "_transport",
         "_turnstile",
@@ -70,16 +89,16 @@ class Door(asyncio.Protocol):
         head_s: float,
         doors: set[Door],
         turnstile: Turnstile,
+        tell: Tell,
         proxies: Sequence[Network] = (),
         head: bytes = b"",
-        on_too_many: Callable[[str], None] = lambda address: None,
     ) -> None:
         self._inside = inside
         self._head_s = head_s
         self._doors = doors
         self._turnstile = turnstile
         self._proxies = proxies
-        self._on_too_many = on_too_many
+        self._tell = tell
         self._head = bytearray(head)
         self._waits = False
         self._timer: asyncio.TimerHandle | None = None
@@ -89,7 +108,7 @@ class Door(asyncio.Protocol):
         """A connection."""
         self._transport = cast(asyncio.Transport, transport)
         self._doors.add(self)
-        self._timer = asyncio.get_running_loop().call_later(self._head_s, self._refuse, _TIMED_OUT)
+        self._timer = asyncio.get_running_loop().call_later(self._head_s, self._refuse, TIMED_OUT)
         if self._head:
             self.data_received(b"")
 
@@ -101,7 +120,7 @@ class Door(asyncio.Protocol):
         if not self._waits and _END in self._head:
             self._come(self._transport)
         elif len(self._head) > HEAD_BYTES_MAX:
-            self._refuse(_TOO_LARGE)
+            self._refuse(TOO_LARGE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It went away first."""
@@ -110,7 +129,7 @@ class Door(asyncio.Protocol):
     def cut(self) -> None:
         """The server ends."""
         if self._waits:
-            self._refuse(_STOPPING)
+            self._refuse(STOPPING)
         elif self._transport is not None:
             self._transport.abort()
 
@@ -130,26 +149,31 @@ class Door(asyncio.Protocol):
         if not self._head.startswith(_WEBSOCKET):
             self.enter()
         elif len(self._head) > HEAD_BYTES_MAX:
-            self._refuse(_TOO_LARGE)
-        elif self._turnstile.come(self, address := self._address(transport)):
+            self._refuse(TOO_LARGE)
+        elif self._turnstile.come(self, address_key(_remote(transport), self._hops(), self._proxies)):
             self._waits = self in self._doors
-        elif self._turnstile.full:
-            self._refuse(_TOO_MANY)
         else:
-            self._on_too_many(address)
-            self._refuse(_TOO_MANY_OF_ONE)
+            self._refuse(TOO_MANY if self._turnstile.full else TOO_MANY_OF_ONE)
 
-    def _address(self, transport: asyncio.Transport) -> str:
-        peer = transport.get_extra_info("peername")
-        remote = str(peer[0]) if isinstance(peer, tuple) else None
-        hops = b",".join(_FORWARDED.findall(self._head)) if self._proxies else b""  # a proxy may add a line of its own
-        return address_key(remote, hops.decode("latin-1"), self._proxies)
+    def _hops(self) -> str:
+        """Who forwarded the request, by a head that is whole: what stands behind it is the client's own word."""
+        if not self._proxies:
+            return ""
+        end = self._head.find(_END) + 2
+        return b",".join(_FORWARDED.findall(self._head, 0, end)).decode("latin-1")  # a proxy may add a line of its own
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, refused: Refused) -> None:
         self._turnstile.leave(self)
-        if self._transport is not None:
-            self._transport.write(answer)
-            self._transport.close()
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(refused.answer)
+        transport.close()
+        if refused.event and self._head:  # browsers open connections that they may need: no fault in silence
+            whole = _END in self._head
+            remote, proxies = _remote(transport), self._proxies
+            address = client_address(remote, self._hops(), proxies) if whole else peer_address(remote, proxies)
+            self._tell(refused.event, address=address, **refused.fields)
 
     def _leave(self) -> None:
         self._doors.discard(self)
@@ -160,3 +184,8 @@ class Door(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _remote(transport: asyncio.Transport) -> str | None:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else None

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from chatd.errors import BadFrame, InternalError, Refusal, TooLarge
-from chatd.transport.browser import GUARDED
+from chatd.refusing import GUARDED
 from chatd.transport.door import request_log
 from chatd.transport.problem import problem
 

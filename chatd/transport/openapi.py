@@ -18,8 +18,8 @@ from chatd import __version__
 from chatd.errors import REFUSALS
 from chatd.model import DEVICE_PATTERN, USER_PATTERN, UUID_PATTERN
 from chatd.protocol import ConversationList, Messages
+from chatd.refusing import PROBLEM_TYPE, STATUS, Problem
 from chatd.transport import shapes
-from chatd.transport.problem import STATUS
 
 _REF = "#/components/schemas/{name}"
 
@@ -344,7 +344,7 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
-    structs: list[Any] = [shapes.Problem]
+    structs: list[Any] = [Problem]
     for endpoint in ENDPOINTS:
         structs += [s for s in (endpoint.body, *endpoint.answers.values()) if isinstance(s, type)]
     _, schemas = msgspec.json.schema_components(dict.fromkeys(structs), ref_template=_REF)
@@ -430,7 +430,7 @@ def _refusals(endpoint: Endpoint) -> dict[str, Any]:
     return {
         str(status): {
             "description": f"{HTTPStatus(status).phrase}: {', '.join(of)}",
-            "content": _json(shapes.Problem, "application/problem+json"),
+            "content": _json(Problem, PROBLEM_TYPE),
         }
         for status, of in sorted(codes.items())
     }

@@ -10,7 +10,6 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from chatd.accounts import DEVICE_NAME_CHARS_MAX, PASSWORD_CHARS_MAX
-from chatd.errors import REFUSALS
 from chatd.protocol import ConvId, Cursor, Limit, Mark, MessageId, Seq, UserName
 from chatd.stats import Snapshot
 
@@ -196,17 +195,6 @@ class Version(_Body, frozen=True):
     name: str
     version: str
     protocol: str
-
-
-class Problem(_Body, frozen=True):
-    """An RFC 9457 problem document. ``code`` is the protocol's error code, ``retry_after_ms`` when to come back."""
-
-    type: str
-    title: str
-    status: int
-    code: Annotated[str, Meta(extra_json_schema={"enum": sorted(REFUSALS)})]
-    detail: str
-    retry_after_ms: int | None = None
 
 
 class Push(_Body, frozen=True):

@@ -17,6 +17,7 @@ LAYERS = {
     "chatd.model": 0,
     "chatd.settings": 0,
     "chatd.protocol": 1,
+    "chatd.refusing": 1,
     "chatd.session": 1,
     "chatd.cursor": 1,
     "chatd.limits": 1,

@@ -17,9 +17,10 @@ from api_rig import PASSWORD, Rig, rig
 
 from chatd import __version__
 from chatd.errors import REFUSALS, OutcomeUnknown, Refusal, StoreBroken, Unavailable
+from chatd.refusing import STATUS
 from chatd.transport import http
 from chatd.transport.browser import origin_allowed
-from chatd.transport.problem import STATUS, problem
+from chatd.transport.problem import problem
 
 OTHER = "https://other.example"
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pytest
 from router_rig import PATIENCE_S, Rig, routing
+from structlog.testing import capture_logs
 
 from chatd.errors import ConfigError, StartError
+from chatd.limits import parse_networks
 from chatd.routing import handover, router
 from chatd.routing.router import HEAD_BYTES_MAX, Router, user_of
 
 USERS = [f"user-{n}" for n in range(20)]
+
+
+def blamed(logged: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Address and status of whose heads were refused."""
+    return [(line["address"], line["status"]) for line in logged if line["event"] == "head_refused"]
 
 
 def _ws(user: str) -> str:
@@ -97,19 +106,28 @@ async def test_without_a_worker_the_answer_is_503_in_one_line() -> None:
     assert "Retry-After: 1" in head
     assert f"Content-Length: {len(body)}" in head
     assert '"detail":"no worker is ready"' in body
-    assert body.count("\n") == 1
+    assert "Server: chatd" in head
+    assert msgspec.json.decode(body)["retry_after_ms"] == 1_000
 
 
 async def test_a_slow_head_is_answered_408() -> None:
     async with routing(head_s=0.05) as rig:
-        assert (await rig.refused(b"GET / HTTP/1.1\r\n")).startswith("HTTP/1.1 408 ")
-        assert (await rig.refused(b"")).startswith("HTTP/1.1 408 ")
+        with capture_logs() as logged:
+            assert (await rig.refused(b"GET / HTTP/1.1\r\n")).startswith("HTTP/1.1 408 ")
+            assert (await rig.refused(b"")).startswith("HTTP/1.1 408 ")
+    assert blamed(logged) == [("127.0.0.1", 408)], "silence is no fault"
 
 
 async def test_an_oversized_head_is_answered_431_whatever_else_comes() -> None:
     async with routing() as rig:
-        answer = await rig.refused(b"GET / HTTP/1.1\r\nX: " + b"y" * (4 * HEAD_BYTES_MAX))
+        with capture_logs() as logged:
+            answer = await rig.refused(b"GET / HTTP/1.1\r\nX: " + b"y" * (4 * HEAD_BYTES_MAX))
         assert answer.startswith("HTTP/1.1 431 ")
+        assert blamed(logged) == [("127.0.0.1", 431)]
+        rig.router._proxies = parse_networks(["127.0.0.1"])
+        with capture_logs() as logged:
+            await rig.refused(b"GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1\r\nX: ".ljust(2 * HEAD_BYTES_MAX, b"y"))
+        assert blamed(logged) == [("local", 431)], "what such a head says may be the client's own word"
         assert all(desk.transports == [] for desk in rig.desks.values())
 
 

@@ -24,6 +24,7 @@ from msgspec import Struct, field
 
 from chatd.protocol import new_message_id
 from chatd.testing.push_service import FakePushService, Reply
+from chatd.transport.door import HEAD_BYTES_MAX
 
 PATIENCE_S = 30.0
 LAUNCHER = Path(__file__).with_name("faulty_server.py")
@@ -175,7 +176,8 @@ class _Deeds:
             f"GET /v1/devices HTTP/1.1\r\nHost: x\r\nUser-Agent: {SPOOFED}\x1b[31m",
             f"G\x1bT /{SPOOFED}\x00 X",
         ):
-            await self._raw(head)
+            await self._raw(f"{head}\r\nConnection: close\r\n\r\n")
+        await self._begin_and_never_end()
         async with self._http.get(f"{self._url}/%0a{SPOOFED}%1b[2J", headers=self._friend()) as answer:
             assert answer.status == 404
         foe = self._foe("origin_refused")
@@ -184,6 +186,13 @@ class _Deeds:
         foe = self._foe("rate_limited")
         statuses = {(await self._post("login", {"user": "alice", "password": guess}, foe))[0] for _ in range(21)}
         assert statuses == {401, 429}
+
+    async def _begin_and_never_end(self) -> None:
+        """Such a head cannot be believed about its client, so one comes past the proxy, and one through it."""
+        head = f"GET /v1/ws HTTP/1.1\r\nX-Forwarded-For: {SPOOFED}\r\nX: ".ljust(HEAD_BYTES_MAX + 1, "x")
+        await self._raw(head, come_from="127.0.0.2")
+        self.foes["127.0.0.2"] = "head_refused"
+        await self._raw(head)
 
     async def _talk_over_http(self, tokens: dict[str, str]) -> None:
         mine = {"Authorization": f"Bearer {tokens['alice']}", **self._friend()}
@@ -268,17 +277,17 @@ class _Deeds:
             data = await answer.read()
             return answer.status, msgspec.json.decode(data) if data else None
 
-    async def _raw(self, head: str) -> None:
-        """A request that no library sends."""
+    async def _raw(self, head: str, *, come_from: str = "127.0.0.1") -> None:
+        """A head that no library sends."""
         parts = urllib.parse.urlsplit(self._url)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode())
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, local_addr=(come_from, 0))
+        writer.write(head.encode())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 answer = await reader.read()
         finally:
             writer.close()
-        assert b" 40" in answer.partition(b"\r\n")[0], answer
+        assert b" 4" in answer.partition(b"\r\n")[0], answer
 
     async def _socket(self, headers: dict[str, str]) -> ClientWebSocketResponse:
         return await self._http.ws_connect(f"{self._url}/v1/ws", protocols=("chatd.v1",), headers=headers)

@@ -91,7 +91,7 @@ def test_fail2ban_finds_the_foes_and_nobody_else(story: Story, front: str, tmp_p
     said = _fail2ban_regex(log)
     matched = said[said.index("Matched line(s)") :].splitlines()
     found = {re.search(r"address(?:\": \"|=)([\d.]+)", line)[1] for line in matched if "address" in line}  # type: ignore[index]
-    banned = {"login_failed", "register_refused", "token_refused", "protocol_broken"}
+    banned = {"login_failed", "register_refused", "token_refused", "protocol_broken", "head_refused"}
     # Who was slowed down had guessed before that.
     assert found == {address for address, event in story.foes.items() if event in {*banned, "rate_limited"}}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 
 from chatd.limits import parse_networks
+from chatd.refusing import GUARDED, Problem
+from chatd.security import EVENTS
 from chatd.transport.door import HEAD_BYTES_MAX, Door
 from chatd.transport.turnstile import Turnstile
 
@@ -38,6 +41,21 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+def problem_of(answer: bytes, status: int, code: str, *, retry_after_s: int | None = None) -> None:
+    """The answer is a problem document of this status and code, with the guards that every answer has."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    document = msgspec.json.decode(body, type=Problem)
+    assert first == f"HTTP/1.1 {status} {document.title}"
+    assert (document.status, document.code) == (status, code)
+    assert headers["Content-Type"] == "application/problem+json"
+    assert (headers["Content-Length"], headers["Connection"], headers["Server"]) == (f"{len(body)}", "close", "chatd")
+    assert headers.items() >= GUARDED.items()
+    assert headers.get("Retry-After") == (None if retry_after_s is None else f"{retry_after_s}")
+    assert document.retry_after_ms == (None if retry_after_s is None else retry_after_s * 1_000)
+
+
 class Rig:
     """A listening door. ``made``: the protocols behind it. The turnstile's time stands still until a test moves it."""
 
@@ -47,7 +65,7 @@ class Rig:
         self.arrived = asyncio.Event()
         self.port = 0
         self.now_s = 50.0
-        self.too_many: list[str] = []
+        self.told: list[dict[str, str | int]] = []
         self.turnstile = Turnstile(
             100.0, 1, waiting_max=waiting_max, waiting_per_address_max=per_address_max, now_s=lambda: self.now_s
         )
@@ -62,8 +80,12 @@ class Rig:
             turnstile=self.turnstile,
             proxies=self._proxies,
             head=head,
-            on_too_many=self.too_many.append,
+            tell=self._tell,
         )
+
+    def _tell(self, event: str, *, address: str, user: str = "", **more: str | int) -> None:
+        assert event in EVENTS
+        self.told.append({"event": event, "address": address, **more})
 
     async def listen(self, head_s: float = 30.0) -> asyncio.Server:
         server = await asyncio.get_running_loop().create_server(lambda: self.door(head_s=head_s), "127.0.0.1", 0)
@@ -112,18 +134,64 @@ async def test_a_head_that_never_ends_is_answered_408_in_time() -> None:
     async with await rig.listen(0.05):
         reader, writer = await rig.connect()
         writer.write(HEAD[:-1])
-        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        problem_of(await reader.read(), 408, "bad_frame")
         writer.close()
+    assert rig.told == [{"event": "head_refused", "address": "127.0.0.1", "status": 408}]
     assert rig.made == []
     assert rig.doors == set()
 
 
 async def test_a_head_that_is_too_long_is_answered_431(rig: Rig) -> None:
     reader, writer = await rig.connect()
-    writer.write(b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_BYTES_MAX)
-    assert (await reader.readline()).startswith(b"HTTP/1.1 431 ")
+    writer.write(b"GET / HTTP/1.1\r\nX: ".ljust(HEAD_BYTES_MAX + 1, b"y"))
+    problem_of(await reader.read(), 431, "too_large")
     writer.close()
     assert rig.made == []
+    assert rig.told == [{"event": "head_refused", "address": "127.0.0.1", "status": 431}]
+
+
+async def test_silence_is_answered_and_blamed_on_nobody() -> None:
+    """Browsers open connections that they may need, and do not use each."""
+    rig = Rig()
+    async with await rig.listen(0.05):
+        reader, writer = await rig.connect()
+        problem_of(await reader.read(), 408, "bad_frame")
+        writer.close()
+    assert rig.told == []
+
+
+@pytest.mark.parametrize(
+    ("end", "address"),
+    [(b"", "local"), (b"\r\n", "192.0.2.7"), (b"\r\nX-Forwarded-For: 192.0.2.66\r\n\r\n", "192.0.2.7")],
+    ids=["no_end", "whole", "behind"],
+)
+async def test_a_trusted_proxy_is_blamed_for_no_head_and_only_a_whole_head_names_its_client(
+    end: bytes, address: str
+) -> None:
+    rig = Rig(proxies=("127.0.0.1",))
+    head = UPGRADE[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n" + end
+    async with await rig.listen():
+        reader, writer = await rig.connect(head.ljust(HEAD_BYTES_MAX + 1, b"y"))
+        problem_of(await reader.read(), 431, "too_large")
+        writer.close()
+    assert rig.told == [{"event": "head_refused", "address": address, "status": 431}]
+
+
+async def test_what_stands_behind_a_head_moves_nobody_s_turn() -> None:
+    """It is the client's own word, also where a proxy's is believed."""
+    rig = Rig(per_address_max=1, proxies=("127.0.0.1",))
+    async with await rig.listen():
+        sockets = [await rig.connect(UPGRADE)]
+        assert await sockets[0][0].readexactly(2) == b"in"
+        for claimed in (b"192.0.2.1", b"192.0.2.2"):
+            head = UPGRADE[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"
+            sockets.append(await rig.connect(head + b"X-Forwarded-For: " + claimed + b"\r\n\r\n"))
+            await rig.waiting(1)
+        problem_of(await sockets[2][0].read(), 429, "rate_limited", retry_after_s=1)
+        assert [line["address"] for line in rig.told] == ["192.0.2.7"]
+        for _, writer in sockets:
+            writer.close()
+        await rig.waiting(0)
 
 
 async def test_who_leaves_before_its_head_leaves_nothing(rig: Rig) -> None:
@@ -238,14 +306,12 @@ async def test_too_many_of_one_address_are_answered_429_and_the_others_wait() ->
             if waiting == 0:
                 assert await sockets[0][0].readexactly(2) == b"in"
             elif len(sockets) == 4:
-                answer = await sockets[3][0].read()
-                assert answer.startswith(b"HTTP/1.1 429 ")
-                assert b"\r\nRetry-After: 1\r\n" in answer
+                problem_of(await sockets[3][0].read(), 429, "rate_limited", retry_after_s=1)
         for _, writer in sockets:
             writer.close()
         await rig.waiting(0)
     assert rig.doors == set()
-    assert rig.too_many == ["192.0.2.1"]
+    assert rig.told == [{"event": "rate_limited", "address": "192.0.2.1", "what": "connections"}]
 
 
 async def test_an_address_of_its_own_choice_helps_nobody_without_a_trusted_proxy() -> None:
@@ -270,9 +336,8 @@ async def test_a_full_queue_is_answered_503() -> None:
         sockets.append(await rig.connect(UPGRADE))
         await rig.waiting(1)
         sockets.append(await rig.connect(UPGRADE))
-        answer = await sockets[2][0].read()
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nRetry-After: 5\r\n" in answer
+        problem_of(await sockets[2][0].read(), 503, "overloaded", retry_after_s=5)
+        assert rig.told == [{"event": "turned_away", "address": "127.0.0.1"}]
         for _, writer in sockets:
             writer.close()
         await rig.waiting(0)
@@ -300,9 +365,8 @@ async def test_the_end_of_the_server_answers_who_waits_for_its_turn(rig: Rig) ->
     await rig.waiting(1)
     for door in list(rig.doors):
         door.cut()
-    answer = await reader.read()
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"\r\nRetry-After: 1\r\n" in answer
+    problem_of(await reader.read(), 503, "unavailable", retry_after_s=1)
+    assert rig.told == []
     assert len(rig.turnstile) == 0
     assert len(rig.made) == 1
     inside.close()

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 
 from chatd.errors import REFUSALS
+from chatd.refusing import STATUS
 from chatd.transport import openapi, shapes
 from chatd.transport.handlers import Handlers
-from chatd.transport.problem import STATUS
 
 DOCUMENT = openapi.document()
 OPERATIONS = [

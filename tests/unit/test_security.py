@@ -25,6 +25,16 @@ def test_what_is_hostile_is_a_warning_and_a_name_that_is_none_is_left_out() -> N
     assert len(logged[3]["origin"]) == 200
 
 
+def test_what_is_no_address_s_doing_causes_as_many_lines_from_all_as_from_one() -> None:
+    log = SecurityLog(lambda: 0.0)
+    with structlog.testing.capture_logs() as logged:
+        for number in range(2 * ADDRESS_LINES_BURST):
+            log.tell("turned_away", address=f"address {number}")
+        assert len(logged) == ADDRESS_LINES_BURST
+        log.tell("login_failed", address="address 1")
+    assert [line["event"] for line in logged[ADDRESS_LINES_BURST:]] == ["login_failed"], "a storm hides no guess"
+
+
 def test_an_address_and_all_together_cause_so_many_lines_and_the_rest_is_counted() -> None:
     now = [0.0]
     log = SecurityLog(lambda: now[0])
