@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
@@ -45,11 +45,15 @@ from chatd.store.base import Store
 from chatd.store.memory import MemoryStore
 from chatd.store.sqlite import SqliteStore
 from chatd.store.sqlite.engine import Engine
+from chatd.tracing import Tracer
 from chatd.transport import http
 from chatd.transport.api import Api
 from chatd.transport.browser import guard
 from chatd.transport.sockets import Sockets
 from chatd.web.pages import Site
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 KEYS_MAX = 50_000
 CALLS_PER_S, CALLS_BURST = 50.0, 200
@@ -73,7 +77,8 @@ class Server:
 
     ``store``, ``bus``, ``board``: instead of those that the settings name. ``now_ms``: wall clock, Unix ms; ``now_s``:
     monotonic.
-    ``on_broken``: called once when the disk cannot be trusted any more; the process should end.
+    ``on_broken``: called once when the disk cannot be trusted any more; the process should end. ``tracer_provider``:
+    what makes the spans of traced messages, instead of ``tracing.endpoint``; who gives it shuts it down.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Server:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         now_s: Callable[[], float] = time.monotonic,
         on_broken: Callable[[StoreBroken], None] = lambda exc: None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings
         self.store = make_store(settings) if store is None else store
@@ -100,6 +106,7 @@ class Server:
         self._now_ms = now_ms
         self._now_s = now_s
         self._on_broken = on_broken
+        self._tracer_provider = tracer_provider
         self._broken = False
         self._running = False
         self._stopping = False
@@ -110,6 +117,7 @@ class Server:
         self.presence: Presence
         self.security: SecurityLog
         self.push: Push
+        self.tracer: Tracer | None = None
         self.retention: Retention
         self.exchange: Exchange | None
         self.subscriptions: Subscriptions
@@ -199,6 +207,7 @@ class Server:
         self.delivery = Delivery(self.metrics, connections_per_user_max=limits.connections_per_user_max)
         self.presence = self._make_presence()
         self._make_push(notifiers, missing)
+        self.tracer = self._make_tracer()
         self.exchange = self._make_exchange()
         everywhere = self.exchange
         self.accounts.on_revoked = everywhere.ended if everywhere else self.delivery.end
@@ -207,7 +216,7 @@ class Server:
         self.accounts.on_shows_last_seen = (everywhere or self.presence).shows_last_seen
         self.sequencer = Sequencer(
             self.store,
-            (self.delivery, self.push, everywhere) if everywhere else (self.delivery, self.push),
+            [one for one in (self.tracer, self.delivery, self.push, everywhere) if one is not None],
             limits,
             self.metrics,
             now_s=self._now_s,
@@ -240,6 +249,7 @@ class Server:
             now_us=lambda: time.time_ns() // 1_000,
             on_broken=self._store_broke,
             security=self.security,
+            tracer=self.tracer,
         )
         self.sockets = Sockets(services, origins=settings.server.origins, proxies=proxies)
         self.operations = self._make_operations()
@@ -296,12 +306,30 @@ class Server:
             calm_s=cluster.reconcile_calm_s,
             spread_s=cluster.spread_s,
             random=random.random,
+            tracer=self.tracer,
         )
         self.presence.on_typing = exchange.typing
         self.presence.others = others
         self.push.elsewhere = True
         self.delivery.remember_marks()
         return exchange
+
+    def _make_tracer(self) -> Tracer | None:
+        settings = self.settings.tracing
+        if self._tracer_provider is None and not settings.endpoint:
+            return None
+        try:
+            from chatd.tracing_otel import OtelTracer
+        except ImportError as exc:
+            raise ConfigError(f"tracing.endpoint: needs the extra: pip install 'chatd[otel]' ({exc})") from exc
+        return OtelTracer(
+            settings,
+            self._tracer_provider,
+            connected=self.delivery.has,
+            now_s=self._now_s,
+            now_ms=self._now_ms,
+            random=random.random,
+        )
 
     def _make_push(self, notifiers: Mapping[str, Notifier], missing: Sequence[str]) -> None:
         settings = self.settings.push
@@ -344,6 +372,7 @@ class Server:
             on_store_error=self.metrics.store_failed,
             security=self.security,
             overview=self._overview,
+            tracer=self.tracer,
             log_requests=settings.server.log_level == "debug",
         )
 
@@ -407,6 +436,8 @@ class Server:
             await self.exchange.close()
         await self.listening.close()
         await self._stack.aclose()
+        if self.tracer is not None:
+            await self.tracer.close()
         if self._own_passwords:
             self._passwords.close()
         await self.store.close()

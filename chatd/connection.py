@@ -225,6 +225,7 @@ class Connection:
 
     def _send(self, frame: protocol.Send) -> None:
         services = self._services
+        received_s = 0.0 if services.tracer is None else services.now_s()
         try:
             draft = make_draft(
                 user=self.user,
@@ -240,20 +241,22 @@ class Connection:
             return
         peer = peer_of(draft.conv, self.user)
         if peer is not None and not services.accounts.known_cached(peer):
-            self._wait(partial(self._send_to_stranger, frame, draft, peer), frame)
+            self._wait(partial(self._send_to_stranger, frame, draft, peer, received_s), frame)
             return
-        self._submit(frame, draft)
+        self._submit(frame, draft, received_s)
 
-    def _submit(self, frame: protocol.Send, draft: Draft) -> None:
+    def _submit(self, frame: protocol.Send, draft: Draft, received_s: float) -> None:
+        tracer = self._services.tracer
+        trace = None if tracer is None else tracer.begin(draft, received_s, connection=self.id)
         try:
-            self._services.sequencer.submit(draft, self, frame.ref)
+            self._services.sequencer.submit(draft, self, frame.ref, trace)
         except Refusal as exc:
             self._refuse_send(frame, draft.conv, exc)
 
-    async def _send_to_stranger(self, frame: protocol.Send, draft: Draft, peer: str) -> None:
+    async def _send_to_stranger(self, frame: protocol.Send, draft: Draft, peer: str, received_s: float) -> None:
         if not await self._services.accounts.known(peer):
             raise NotFound(f"there is no user {peer}")
-        self._submit(frame, draft)
+        self._submit(frame, draft, received_s)
 
     def _refuse_send(self, frame: protocol.Send, conv: str | None, refusal: Refusal) -> None:
         if conv is not None:

@@ -20,6 +20,7 @@ from chatd.model import Advance, Appended, Draft, Grown
 from chatd.receipts import Done, Receipts, Taken
 from chatd.settings import LimitSettings
 from chatd.store.base import Committed, MessageStore
+from chatd.tracing import Trace
 
 ADVANCES_MAX = 10_000  # of one commit: the store contract
 READ_BACK_S_MIN = 0.05
@@ -49,9 +50,9 @@ class FanOut(Protocol):
         """A user's marks grew by these advances."""
 
 
-Item: TypeAlias = tuple[
-    Draft, Origin, object, tuple[float, int] | None
-]  # the last: when it came, and its weight, if timed
+Timed: TypeAlias = tuple[float, int]
+"""When a draft came, and its weight in the timings."""
+Item: TypeAlias = tuple[Draft, Origin, object, Timed | None, Trace | None]
 
 
 class Sequencer:
@@ -104,7 +105,7 @@ class Sequencer:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="chatd-sequencer")
         self._task.add_done_callback(self._ended)
 
-    def submit(self, draft: Draft, origin: Origin, ref: object = None) -> None:
+    def submit(self, draft: Draft, origin: Origin, ref: object = None, trace: Trace | None = None) -> None:
         """Queue a draft. Raises: Overloaded – a bound is reached; Unavailable – the server is stopping."""
         if self._closing:
             raise Unavailable("the server is stopping", retry_after_ms=1_000)
@@ -115,7 +116,9 @@ class Sequencer:
         self._waiting += 1
         metrics = self._metrics
         metrics.skip -= 1
-        item = (draft, origin, ref, None if metrics.skip > 0 else (self._now_s(), metrics.picked()))
+        item = (draft, origin, ref, None if metrics.skip > 0 else (self._now_s(), metrics.picked()), trace)
+        if trace is not None:
+            trace.queued()
         stopped = self._stopped.get(draft.conv)
         if stopped is not None:
             stopped.append(item)
@@ -132,10 +135,10 @@ class Sequencer:
         self._receipts.add(advance, done)
         self._wake.set()
 
-    async def send(self, draft: Draft) -> Appended:
+    async def send(self, draft: Draft, trace: Trace | None = None) -> Appended:
         """Submit and wait. A caller that is cancelled does not undo it. Raises: Refusal."""
         waiter = _Waiter()
-        self.submit(draft, waiter)
+        self.submit(draft, waiter, trace=trace)
         return await waiter.future
 
     async def mark(self, advance: Advance) -> Grown:
@@ -197,7 +200,10 @@ class Sequencer:
     def _take(self) -> list[Item]:
         batch: list[Item] = []
         while self._queue and len(batch) < self._limits.batch_drafts_max:
-            batch.append(self._queue.popleft())
+            item = self._queue.popleft()
+            if item[4] is not None:
+                item[4].taken()
+            batch.append(item)
         return batch
 
     async def _commit(self, batch: list[Item], marks: Taken) -> None:
@@ -263,15 +269,19 @@ class Sequencer:
         marks.committed(grown)
 
     def _answer(self, item: Item, result: Appended | IdReuse, now_s: float) -> None:
-        draft, origin, ref, timed = item
+        draft, origin, ref, timed, trace = item
         self._left(draft.conv)
         with _GUARD_ANSWER:
             if isinstance(result, IdReuse):
                 self._metrics.messages_refused += 1
                 origin.refused(draft, result, ref)
+                if trace is not None:
+                    trace.ended(result.code)
             elif result.duplicate:
                 self._metrics.messages_duplicate += 1
                 origin.appended(draft, result, ref)
+                if trace is not None:
+                    trace.ended("duplicate")
             else:
                 self._metrics.messages_committed += 1
                 if timed is None:
@@ -279,7 +289,10 @@ class Sequencer:
                 else:
                     self._timed(draft.conv, now_s - timed[0], timed[1])
                 origin.appended(draft, result, ref)
-                self._fan_message(result, origin)
+                if trace is None:
+                    self._fan_message(result, origin)
+                else:
+                    self._fan_traced(result, origin, trace)
 
     def _timed(self, conv: str, took_s: float, weight: int) -> None:
         self._metrics.weight = weight
@@ -292,12 +305,21 @@ class Sequencer:
             with _GUARD_ANSWER:
                 fan_out.message(result, origin)
 
+    def _fan_traced(self, result: Appended, origin: Origin, trace: Trace) -> None:
+        """The same; what a tracer raises takes nothing from anybody either."""
+        with _GUARD_ANSWER:
+            trace.committed(result.message)
+        self._fan_message(result, origin)
+        trace.told()
+
     def _refuse(self, items: Sequence[Item], refusal: Refusal) -> None:
-        for draft, origin, ref, _ in items:
+        for draft, origin, ref, _, trace in items:
             self._left(draft.conv)
             self._metrics.messages_refused += 1
             with _GUARD_ANSWER:
                 origin.refused(draft, refusal, ref)
+                if trace is not None:
+                    trace.ended(refusal.code)
 
     def _left(self, conv: str) -> None:
         self._waiting -= 1

@@ -19,6 +19,7 @@ from chatd.security import SecurityLog
 from chatd.sequencer import Sequencer
 from chatd.settings import Settings
 from chatd.store.base import Store
+from chatd.tracing import Tracer
 
 
 class Wire(Protocol):
@@ -37,7 +38,8 @@ class Wire(Protocol):
 class Services(Struct, frozen=True):
     """What a connection needs of the server. ``now_s`` is monotonic; ``now_ms`` and ``now_us`` are Unix time.
 
-    ``exchange``: with the other processes, if there are any. ``on_broken`` is told of a StoreBroken, whoever meets it.
+    ``exchange``: with the other processes, if there are any. ``tracer``: if messages are traced. ``on_broken`` is told
+    of a StoreBroken, whoever meets it.
     """
 
     settings: Settings
@@ -55,3 +57,4 @@ class Services(Struct, frozen=True):
     now_us: Callable[[], int]
     on_broken: Callable[[StoreBroken], None]
     security: SecurityLog
+    tracer: Tracer | None

@@ -350,6 +350,27 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     weight: Annotated[int, Meta(ge=1, le=64, description="Shares of this process among those that are advertised.")] = 1
 
 
+class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each step of some messages took, for OpenTelemetry."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s]+)?$(?!\n)",
+            description="Collector that traces go to by OTLP over HTTP, as http://127.0.0.1:4318; needs the extra: "
+            "pip install 'chatd[otel]'. Its headers and the rest are variables OTEL_… of the environment; \"\": none.",
+        ),
+    ] = ""
+    ratio: Annotated[float, Meta(ge=0, le=1, description="Share of the messages that are traced, by chance.")] = 0.01
+    follow: Annotated[
+        bool,
+        Meta(
+            description="A message over HTTP belongs to its caller's trace, and is traced if that is (traceparent); "
+            "false: what callers say of traces is ignored."
+        ),
+    ] = False
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of them, by section."""
 
@@ -362,6 +383,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     push: PushSettings = field(default_factory=PushSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
 
 
 class Row(Struct, frozen=True):

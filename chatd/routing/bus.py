@@ -25,9 +25,10 @@ class Hint(Struct, frozen=True, array_like=True, tag=True, gc=False):
 
 
 class MessageHint(Hint, frozen=True, tag="message"):
-    """A message was committed."""
+    """A message was committed. ``traceparent``: of its trace, "" for most."""
 
     message: Message
+    traceparent: str = ""
 
 
 class MarksHint(Hint, frozen=True, tag="marks"):

@@ -32,6 +32,7 @@ from chatd.routing.bus import (
 )
 from chatd.routing.others import OtherProcesses
 from chatd.routing.turns import Turns
+from chatd.tracing import Tracer
 
 log = structlog.get_logger("chatd.exchange")
 
@@ -60,6 +61,7 @@ class Exchange:
         calm_s: float,
         spread_s: float,
         random: Callable[[], float],
+        tracer: Tracer | None = None,
     ) -> None:
         self._bus = bus
         self._delivery = delivery
@@ -75,6 +77,7 @@ class Exchange:
         others.on_gone = self._turns.doubt
         self._spread_s = spread_s
         self._random = random
+        self._tracer = tracer
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._gap_timers: set[asyncio.TimerHandle] = set()
@@ -131,7 +134,8 @@ class Exchange:
     def message(self, result: Appended, origin: object) -> None:
         """See `FanOut`. Whether somebody has the recipient is also what the push waits for."""
         message = result.message
-        letter = wire.encode(Letter(self._process, MessageHint(message), self._incarnation))
+        traceparent = "" if self._tracer is None else self._tracer.traceparent
+        letter = wire.encode(Letter(self._process, MessageHint(message, traceparent), self._incarnation))
         recipient = peer_of(message.conv, message.sender)
         for user in dict.fromkeys(members_of(message.conv) or ()):
             if user != recipient or user == message.sender or self._delivery.has(user):
@@ -185,7 +189,9 @@ class Exchange:
         if letter.incarnation != self._incarnation and isinstance(letter.hint, (MessageHint, MarksHint)):
             return
         match letter.hint:
-            case MessageHint(message=message):
+            case MessageHint(message=message, traceparent=traceparent):
+                if traceparent and self._tracer is not None:
+                    self._tracer.heard(user, message, traceparent)
                 self._delivery.message_to(user, message)
             case MarksHint(grown=grown, know=know):
                 self._delivery.receipt_to(user, grown, frozenset(know))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from chatd import settings as configuration
 from chatd.app import Server, make_store
@@ -18,6 +18,9 @@ from chatd.passwords import Passwords
 from chatd.routing.bus import Board, Bus
 from chatd.store.base import Store
 from chatd.testing.faults import FaultyStore
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 CUT = 1012
 GENEROUS: Mapping[str, Any] = {
@@ -46,6 +49,7 @@ class ChatServer:
     ``users``: accounts to make; their password is their name. ``settings``: values by key, as
     ``{"limits.window_messages_max": 8}``; rates are generous unless given. ``bus``, ``board`` and ``share``: what
     several servers have in common, as several processes do: their bus, their board and their store.
+    ``tracer_provider``: OpenTelemetry's, which makes the spans.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class ChatServer:
         bus: Bus | None = None,
         board: Board | None = None,
         share: Store | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
+        self._tracer_provider = tracer_provider
         self._bus, self._board, self._share = bus, board, share
         self._users = tuple(users)
         self._stack = AsyncExitStack()
@@ -91,6 +97,7 @@ class ChatServer:
             passwords=Passwords(time_cost=1, memory_kib=64, parallelism=1),
             bus=self._bus,
             board=self._board,
+            tracer_provider=self._tracer_provider,
         )
         await self.server.start()
         for user in self._users:

@@ -20,6 +20,7 @@ from chatd.security import SecurityLog
 from chatd.settings import LimitSettings
 from chatd.stats import Snapshot
 from chatd.store.base import Store
+from chatd.tracing import Trace, Tracer
 from chatd.transport.problem import HEADERS
 from chatd.web.pages import Site
 
@@ -27,7 +28,7 @@ from chatd.web.pages import Site
 class Sender(Protocol):
     """Who commits. Both wait until the outcome is known; a caller that goes away does not undo what is under way."""
 
-    async def send(self, draft: Draft) -> Appended:
+    async def send(self, draft: Draft, trace: Trace | None = None) -> Appended:
         """Commit one message and fan it out. Raises: Refusal."""
 
     async def mark(self, advance: Advance) -> Grown:
@@ -52,7 +53,8 @@ class Api:
     registrations, by address. ``now_ms``: wall clock; ``now_s``: monotonic. ``ready``: False while the server ends.
     ``on_broken``: hears that the store cannot be trusted any more. ``origins``: as ``server.origins``.
     ``site``: the web client; None: two small pages stand in its place. ``metrics_here``: False: they have a listener of
-    their own. ``on_store_error``: hears what the store raised, where nobody else counts it.
+    their own. ``on_store_error``: hears what the store raised, where nobody else counts it. ``tracer``: if messages are
+    traced.
     """
 
     accounts: Accounts
@@ -76,6 +78,7 @@ class Api:
     security: SecurityLog = field(default_factory=SecurityLog)
     log_requests: bool = False
     overview: Overview | None = None
+    tracer: Tracer | None = None
 
     def address_key(self, request: web.Request) -> str:
         """The key that the client's address pays under."""

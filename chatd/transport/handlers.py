@@ -61,7 +61,7 @@ class Handlers:
         return no_content()
 
     async def send_message(self, call: Call) -> web.Response:
-        api, body, user = self._api, call.body, call.who.user
+        api, body, user, received_s = self._api, call.body, call.who.user, self._api.now_s()
         draft = make_draft(
             user=user,
             to=body.to,
@@ -75,7 +75,9 @@ class Handlers:
         peer = peer_of(draft.conv, user)
         if peer is None or not await api.accounts.known(peer):
             raise NotFound("no such user")
-        appended = await api.sender.send(draft)
+        traceparent = call.request.headers.get("traceparent", "")
+        trace = None if api.tracer is None else api.tracer.begin(draft, received_s, traceparent=traceparent)
+        appended = await api.sender.send(draft, trace)
         message = appended.message
         sent = shapes.SentMessage(id=message.id, conv=message.conv, seq=message.seq, ts=message.ts_ms)
         return reply(sent, 200 if appended.duplicate else 201)

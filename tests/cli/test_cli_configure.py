@@ -92,6 +92,18 @@ async def test_a_bad_value_a_missing_file_and_a_wrong_option(place: Place) -> No
     assert "--prot" in usage.err
 
 
+async def test_traces_without_their_extra_tell_what_to_install(place: Place) -> None:
+    (place.directory / "opentelemetry.py").write_text("raise ImportError('no OpenTelemetry here')\n")
+    place.env |= {"PYTHONPATH": f"{place.directory}:{place.env.get('PYTHONPATH', '')}"}
+    place.env["CHATD_TRACING_ENDPOINT"] = "http://127.0.0.1:4318"
+    failed = await place.run("serve", "--port", "0")
+    assert failed.code == 78
+    told = failed.err.splitlines()[-1]
+    assert told.startswith("chatd: tracing.endpoint: needs the extra: pip install 'chatd[otel]'")
+    place.env["CHATD_TRACING_ENDPOINT"] = "127.0.0.1:4318"
+    assert "tracing.endpoint" in (await place.run("config", "show")).err
+
+
 async def test_the_versions(place: Place) -> None:
     told = await place.run("version")
     assert told.code == 0

@@ -381,6 +381,45 @@ async def test_one_failing_answer_does_not_keep_the_others_from_theirs(caplog: p
         assert rig.broken == []
 
 
+class FailingTrace:
+    """A tracer's bug in every step after the message was taken."""
+
+    def __init__(self) -> None:
+        self.told_of: list[str] = []
+
+    def queued(self) -> None:
+        self.told_of.append("queued")
+
+    def taken(self) -> None:
+        self.told_of.append("taken")
+
+    def committed(self, message: Message) -> None:
+        raise ValueError("committed")
+
+    def told(self) -> None:
+        self.told_of.append("told")
+        raise ValueError("told")
+
+    def ended(self, code: str) -> None:
+        self.told_of.append(code)
+        raise ValueError(code)
+
+
+async def test_a_failing_tracer_takes_no_message_from_anybody() -> None:
+    async with running() as rig:
+        first, again, other = FailingTrace(), FailingTrace(), FailingTrace()
+        for one, trace in ((draft(1), first), (draft(1), again), (draft(1, body="other"), other)):
+            rig.sequencer.submit(one, rig, trace=trace)
+        rig.submit(draft(2))
+        await rig.until(lambda: len(rig.answers) == 4)
+        assert rig.answers == [(1, 1), (1, 1), (1, IdReuse.code), (2, 2)]
+        assert rig.out == [(CONV, 1), (CONV, 2)]
+        assert first.told_of == ["queued", "taken", "told"]
+        assert again.told_of == ["queued", "taken", "duplicate"]
+        assert other.told_of == ["queued", "taken", IdReuse.code]
+        assert rig.broken == []
+
+
 async def test_close_commits_what_waits_and_refuses_what_comes() -> None:
     async with running() as rig:
         rig.submit(*(draft(i) for i in range(1, 11)))
