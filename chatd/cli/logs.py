@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from chatd.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -33,14 +35,16 @@ def configure_logging(server: ServerSettings) -> None:
         plain = structlog.dev.plain_traceback
         colors = sys.stderr.isatty()
         shape.append(structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, sort_keys=False))
-    else:
-        shape.append(structlog.processors.JSONRenderer(ensure_ascii=False))
     structlog.configure(
-        processors=[*shared, *shape],
+        processors=[*shared, *shape] if console else [*shared, *shape, as_json],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=(
+            structlog.WriteLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer)
+        ),
         cache_logger_on_first_use=True,
     )
+    if not console:
+        shape.append(lambda *line: as_json(*line).decode())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -66,6 +70,21 @@ def printable(logger: Any, method: str, line: MutableMapping[str, Any]) -> Mappi
         else:
             made[name] = escaped(value[:TEXT_CHARS_MAX])
     return made
+
+
+def as_json(logger: Any, method: str, line: MutableMapping[str, Any]) -> bytes:
+    """The last processor: the line in JSON, whatever is in it; what JSON cannot say is written as Python would."""
+    try:
+        return orjson.dumps(line, default=repr)
+    except TypeError:  # half a surrogate pair inside of a value, an integer above 64 bits, a key that is no text
+        return orjson.dumps({escaped(name): _json_or_repr(value) for name, value in line.items()})
+
+
+def _json_or_repr(value: Any) -> orjson.Fragment | str:
+    try:
+        return orjson.Fragment(orjson.dumps(value, default=repr))
+    except TypeError:
+        return escaped(repr(value))
 
 
 def escaped(text: str) -> str:

@@ -131,4 +131,4 @@ async def test_where_registration_is_closed_the_first_administrator_is_made_by_h
 async def test_a_log_line_is_json_where_nobody_sits(place: Place) -> None:
     async with place.serving() as server:
         assert await server.end(signal.SIGTERM) == 0
-    assert re.search(r'^\{.*"event": "store_opened".*\}$', server.said, re.MULTILINE)
+    assert re.search(r'^\{.*"event":"store_opened".*\}$', server.said, re.MULTILINE)

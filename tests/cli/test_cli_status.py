@@ -150,7 +150,7 @@ async def test_drain_ends_it_in_order_and_waits_for_that(place: Place) -> None:
             told = await place.run("drain")
             assert (told.code, told.out) == (0, f"process {server.process.pid}: ended.\n")
             assert await server.end() == 0
-            assert '"event": "drain_asked_for"' in server.said
+            assert '"event":"drain_asked_for"' in server.said
     assert (await place.run("status")).code == 4
 
 

@@ -159,7 +159,7 @@ class _Deeds:
     async def _knock_in_vain(self) -> None:
         guess = self._canaries.grow("guessed-password")
         foe = self._foe("login_failed")
-        forged = f'x"}}\n{{"event": "login_failed", "address": "{SPOOFED}", "\x1b[2J\u202e'
+        forged = f'x"}}\n{{"event":"login_failed","address":"{SPOOFED}","\x1b[2J\u202e'
         for user in ("alice", "nobody", forged):
             assert (await self._post("login", {"user": user, "password": guess}, foe))[0] == 401
         foe = self._foe("register_refused")

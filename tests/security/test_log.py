@@ -55,7 +55,7 @@ def test_what_failed_is_there_with_its_traceback_and_ids(story: Story) -> None:
 def test_each_foe_is_named_by_its_event_and_nobody_else_is(story: Story) -> None:
     blamed: dict[str, set[str]] = {}
     for line in lines_of(story):
-        if found := re.search(r'(\w+)(?:", "address": "|\s+address=)([\d.]+)', line):
+        if found := re.search(r'(\w+)(?:","address":"|\s+address=)([\d.]+)', line):
             blamed.setdefault(found[1], set()).add(found[2])
     assert len(story.foes) > 5
     for address, event in story.foes.items():
@@ -90,7 +90,7 @@ def test_fail2ban_finds_the_foes_and_nobody_else(story: Story, front: str, tmp_p
     log.write_text("".join(f"{front}{line}\n" for line in story.printed.splitlines()))
     said = _fail2ban_regex(log)
     matched = said[said.index("Matched line(s)") :].splitlines()
-    found = {re.search(r"address(?:\": \"|=)([\d.]+)", line)[1] for line in matched if "address" in line}  # type: ignore[index]
+    found = {re.search(r"address(?:\":\"|=)([\d.]+)", line)[1] for line in matched if "address" in line}  # type: ignore[index]
     banned = {"login_failed", "register_refused", "token_refused", "protocol_broken", "head_refused"}
     # Who was slowed down had guessed before that.
     assert found == {address for address, event in story.foes.items() if event in {*banned, "rate_limited"}}
