@@ -284,10 +284,28 @@ test('a server that is silent is asked, and left', async () => {
   await chat.stop();
 });
 
+test('whoever waits for its turn at a busy server is patient, but not after the network may have changed', async () => {
+  const { chat, clock, server } = await begin({ welcome: null });
+  await clock.advance(9_999);
+  chat.looked();
+  assert.equal(server.sockets.length, 1);
+  await clock.advance(1);
+  chat.looked();
+  assert.equal(server.sockets.length, 2);
+  await clock.advance(59_999);
+  assert.equal(chat.state, 'connecting');
+  await clock.advance(1);
+  assert.equal(chat.state, 'offline');
+  await chat.stop();
+});
+
 test('no welcome in 10 s is a lost connection; what is no frame ends one, what is unknown does not', async () => {
   const { chat, clock, server } = await begin({ welcome: null });
+  await clock.advance(40_000);
   server.last.open();
-  await clock.advance(10_000);
+  await clock.advance(9_999);
+  assert.equal(chat.state, 'connecting');
+  await clock.advance(1);
   assert.equal(chat.state, 'offline');
   await clock.advance(500);
   await server.last.welcome();

@@ -29,7 +29,9 @@ import { Wire, socketUrl } from './wire.js';
  */
 
 export const AGENT = 'chatd-js';
-const WELCOME_MS = 10_000;
+const HANDSHAKE_MS = 60_000; // a server to which thousands come back at once lets each wait for its turn
+const WELCOME_MS = 10_000; // after that
+const IMPATIENT_MS = 10_000; // a handshake that takes longer is begun anew when the network may be another one
 const LATE_HELLO_MS = 10_000; // so long after a loss, at the latest, the server reads what the lost connection still said
 
 /** @type {Clock} */
@@ -50,6 +52,7 @@ export class Engine {
   /** @type {Wire | null} */
   #wire = null;
   #open = false;
+  #connectingMs = 0; // since then
   #lateUntilMs = -Infinity;
   #asked = false;
   #wakeUp = nothing; // ends the timer of what is due next on this connection
@@ -125,6 +128,9 @@ export class Engine {
   /** The network may be there again, or be another one: look now, unless the server asked to wait. */
   kick() {
     if (this.#ended) return;
+    if (this.#wire && !this.#open && this.#options.clock.nowMs() >= this.#connectingMs + IMPATIENT_MS) {
+      this.#wire.close(1006, 'the network may be another one');
+    }
     if (this.#wire) {
       this.core.probe(this.#options.clock.nowMs());
       this.#pump();
@@ -148,12 +154,17 @@ export class Engine {
     const { url, user, token, WebSocket, clock } = this.#options;
     this.#retry = nothing;
     this.#open = false;
+    this.#connectingMs = clock.nowMs();
     this.#tellStatus({ state: 'connecting', retryAtMs: null, error: this.status.error });
     /** @type {{ message: string, retryAfterMs?: number } | null} */
     let refusal = null;
-    const overdue = clock.after(WELCOME_MS, () => wire.close(4408, 'no welcome in time'));
+    let overdue = clock.after(HANDSHAKE_MS, () => wire.close(1006, 'the server does not answer'));
     const wire = new Wire(WebSocket, socketUrl(url, user), {
-      open: () => wire.send(this.core.hello(token, AGENT)),
+      open: () => {
+        overdue();
+        overdue = clock.after(WELCOME_MS, () => wire.close(4408, 'no welcome in time'));
+        wire.send(this.core.hello(token, AGENT));
+      },
       frame: (data) => {
         const frame = this.#decoded(data);
         if (!frame) return;
