@@ -20,8 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from bench.presence import Wire, say
-from chatd import protocol
-from chatd import settings as configuration
+from chatd import configuration, protocol
 from chatd.app import Server
 from chatd.connection import Connection
 from chatd.errors import Unavailable

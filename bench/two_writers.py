@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.model import Appended, Draft, conv_of
 from chatd.protocol import new_message_id
 from chatd.store.redis import RedisStore

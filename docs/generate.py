@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import yaml
 
+from chatd.configuration import default_toml, table, toml_value
 from chatd.errors import REFUSALS
 from chatd.metrics import SPECS, Metrics
 from chatd.protocol import CLIENT_FRAMES, CLOSE_CODES, SERVER_FRAMES, SUBPROTOCOL, WS_PATH
 from chatd.security import EVENTS
-from chatd.settings import default_toml, table, toml_value
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))

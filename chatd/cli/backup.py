@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatd import __version__
-from chatd import settings as configuration
+from chatd import __version__, configuration
 from chatd.cli.common import CONFIG_NAME, Failed, find_config, load_settings, place_options, program
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.errors import ChatdError, ConfigError
 from chatd.settings import ServerSettings, Settings
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.cli.common import CONFIG_NAME, Failed, find_config, load_settings, place_options, program
+from chatd.settings import Settings
 
 
 @click.command()
@@ -17,7 +18,7 @@ def init(directory: Path) -> None:
     """Make a data directory with an annotated chatd.toml in it (default: ./data). Nothing is overwritten."""
     directory = directory.absolute()
     path = directory / CONFIG_NAME
-    default = f"data_dir = {configuration.toml_value(configuration.Settings().server.data_dir)}\n"
+    default = f"data_dir = {configuration.toml_value(Settings().server.data_dir)}\n"
     text = configuration.default_toml().replace(default, f"data_dir = {configuration.toml_value(str(directory))}\n")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

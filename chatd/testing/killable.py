@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.app import Server
 from chatd.errors import EXIT_FAILED, EXIT_START, StartError
 from chatd.store.base import Store

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.app import Server, make_store
 from chatd.client import Client
 from chatd.passwords import Passwords

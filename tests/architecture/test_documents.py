@@ -12,7 +12,7 @@ import click
 import msgspec
 import pytest
 
-from chatd import errors, protocol, session, settings
+from chatd import configuration, errors, protocol, session
 from chatd.errors import REFUSALS
 from chatd.protocol import CLIENT_FRAMES, CLOSE_CODES, SERVER_FRAMES
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 TEXTS = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
-ROWS = {f"{row.section}.{row.name}": row for row in settings.table()}
+ROWS = {f"{row.section}.{row.name}": row for row in configuration.table()}
 
 
 def _section(text: str, heading: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from chatd import settings
+from chatd import configuration
 from chatd.app import Server
 from chatd.client import Client, MessageEvent
 from chatd.errors import StartError
@@ -56,7 +56,7 @@ async def test_it_leaves_signals_logging_and_the_loop_policy_alone() -> None:
 
 
 async def test_a_host_mounts_it_under_a_path_of_its_own() -> None:
-    server = Server(settings.load(env={}, overrides={"store.kind": "memory"}))
+    server = Server(configuration.load(env={}, overrides={"store.kind": "memory"}))
     await server.start(listen=False)
     host = web.Application()
     host.add_subapp("/chat", server.web_app())
@@ -72,7 +72,7 @@ async def test_a_host_mounts_it_under_a_path_of_its_own() -> None:
 
 
 async def test_mounted_behind_a_host_registration_is_not_open_to_the_world() -> None:
-    server = Server(settings.load(env={}, overrides={"store.kind": "memory"}))
+    server = Server(configuration.load(env={}, overrides={"store.kind": "memory"}))
     await server.start(listen=False)
     assert server.accounts.registration == "invite"
     await server.stop()

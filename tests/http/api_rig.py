@@ -24,6 +24,7 @@ from chatd.push.subscriptions import Subscriptions
 from chatd.settings import AccountSettings, LimitSettings
 from chatd.stats import Snapshot
 from chatd.store.memory import MemoryStore
+from chatd.tracing import Trace
 from chatd.transport import openapi
 from chatd.transport.api import Api
 from chatd.transport.http import routes
@@ -43,7 +44,7 @@ class Commits:
         self._store = store
         self.fault: BaseException | None = None
 
-    async def send(self, draft: Draft) -> Appended:
+    async def send(self, draft: Draft, trace: Trace | None = None) -> Appended:
         self._fail()
         (result,) = (await self._store.commit([draft], [])).appended
         if isinstance(result, IdReuse):

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 import yaml
 
-from chatd import settings
+from chatd import configuration
 from chatd.testing.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -76,7 +76,7 @@ def test_the_image_runs_as_nobody_in_particular_and_asks_after_itself() -> None:
     assert last["VOLUME"] == last["WORKDIR"] == ["/var/lib/chatd"]
     assert (last["ENTRYPOINT"], last["CMD"]) == (["/opt/chatd/chatd"], ["serve"])
     assert last["HEALTHCHECK"] == ["/opt/chatd/chatd", "health"]
-    assert _environment().keys() <= {f"CHATD_{row.section}_{row.name}".upper() for row in settings.table()}
+    assert _environment().keys() <= {f"CHATD_{row.section}_{row.name}".upper() for row in configuration.table()}
 
 
 def _environment() -> dict[str, str]:
@@ -114,7 +114,7 @@ def _chatd_environment(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", COMPOSE)
 def test_the_settings_of_a_compose_file_are_right_and_nothing_is_published_to_others(name: str) -> None:
-    found = settings.load(env=_chatd_environment(name))
+    found = configuration.load(env=_chatd_environment(name))
     gateway = _compose(name)["networks"]["chat"]["ipam"]["config"][0]["gateway"]
     assert found.server.trusted_proxies == (gateway,)
     assert found.accounts.registration == "invite"
@@ -129,7 +129,7 @@ def test_the_cluster_s_redis_keeps_what_it_answered() -> None:
     options = " ".join(services["redis"]["command"])
     assert "--appendonly yes --appendfsync always" in options
     assert services["redis"]["volumes"] == ["redis:/data"]
-    found = settings.load(env=_chatd_environment("compose-cluster.yaml"))
+    found = configuration.load(env=_chatd_environment("compose-cluster.yaml"))
     assert (found.store.kind, found.store.redis_durability) == ("redis", "fsync")
     assert found.cluster.bus_url == found.store.redis_url == "redis://redis:6379/0"
 

@@ -10,8 +10,9 @@ from aiohttp.test_utils import make_mocked_request
 from scraping_rig import page, parse
 
 from chatd.app import Server
+from chatd.configuration import load
 from chatd.errors import ConfigError, Forbidden, StartError
-from chatd.settings import host_and_port, load
+from chatd.settings import host_and_port
 from chatd.testing import ChatServer
 from chatd.transport.scraping import PASSED_ON, check_reader
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from reference import ComparedStore, Reference, SlowStore
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.app import Server
 from chatd.connection import Connection
 from chatd.model import ID_AHEAD_MS_MAX, Account, born_ms, conv_of

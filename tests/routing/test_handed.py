@@ -7,8 +7,7 @@ import asyncio
 import aiohttp
 from router_rig import PATIENCE_S, Rig, routing
 
-from chatd import protocol
-from chatd import settings as configuration
+from chatd import configuration, protocol
 from chatd.app import Server
 from chatd.client import Client
 from chatd.client.wire import connect, websocket_url

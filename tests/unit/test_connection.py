@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from chatd import settings as configuration
+from chatd import configuration
 from chatd.app import Server
 from chatd.connection import Connection
 from chatd.errors import OutcomeUnknown, StoreBroken, Unavailable

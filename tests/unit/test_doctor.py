@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import redis as redis_py
 
-from chatd import doctor, settings
+from chatd import configuration, doctor, settings
 from chatd.doctor import Finding, files, machine
 from chatd.doctor.finding import size
 from chatd.store.sqlite import SqliteStore
@@ -24,7 +24,7 @@ def states(found: list[Finding], check: str) -> list[tuple[str, str]]:
 
 def settings_of(directory: Path, **more: object) -> settings.Settings:
     overrides = {"server.data_dir": str(directory), "server.port": 0, "limits.connections_max": 16}
-    return settings.load(env={}, overrides={**overrides, **{k.replace("__", "."): v for k, v in more.items()}})
+    return configuration.load(env={}, overrides={**overrides, **{k.replace("__", "."): v for k, v in more.items()}})
 
 
 async def made(directory: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chatd import settings
+from chatd import configuration, settings
 from chatd.errors import ConfigError
 
-ROWS = {f"{row.section}.{row.name}": row for row in settings.table()}
+ROWS = {f"{row.section}.{row.name}": row for row in configuration.table()}
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -20,18 +20,18 @@ def _file(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_default_file_gives_the_defaults(tmp_path: Path) -> None:
-    path = _file(tmp_path, settings.default_toml())
-    assert settings.load(path, env={}) == settings.Settings()
+    path = _file(tmp_path, configuration.default_toml())
+    assert configuration.load(path, env={}) == settings.Settings()
 
 
 def test_the_settings_in_force_are_shown_as_a_file_that_gives_them_again(tmp_path: Path) -> None:
-    given = settings.load(None, {}, {"server.origins": ("https://a.example", 'x"\\y'), "server.port": 0})
-    path = _file(tmp_path, settings.show_toml(given))
-    assert settings.load(path, env={}) == given
+    given = configuration.load(None, {}, {"server.origins": ("https://a.example", 'x"\\y'), "server.port": 0})
+    path = _file(tmp_path, configuration.show_toml(given))
+    assert configuration.load(path, env={}) == given
 
 
 def test_the_default_file_has_each_setting_once_with_its_comment() -> None:
-    text = settings.default_toml()
+    text = configuration.default_toml()
     tree = tomllib.loads(text)
     assert [f"{section}.{name}" for section, values in tree.items() for name in values] == list(ROWS)
     for row in ROWS.values():
@@ -41,16 +41,16 @@ def test_the_default_file_has_each_setting_once_with_its_comment() -> None:
 def test_the_later_source_wins(tmp_path: Path) -> None:
     path = _file(tmp_path, "[server]\nport = 1\n")
     env = {"CHATD_SERVER_PORT": "2"}
-    assert settings.load(None, {}).server.port == 8080
-    assert settings.load(path, {}).server.port == 1
-    assert settings.load(path, env).server.port == 2
-    assert settings.load(path, env, {"server.port": 3}).server.port == 3
-    assert settings.load(path, env, {"server.port": None}).server.port == 2
+    assert configuration.load(None, {}).server.port == 8080
+    assert configuration.load(path, {}).server.port == 1
+    assert configuration.load(path, env).server.port == 2
+    assert configuration.load(path, env, {"server.port": 3}).server.port == 3
+    assert configuration.load(path, env, {"server.port": None}).server.port == 2
 
 
 def test_the_environment_is_read_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATD_SERVER_PORT", "4711")
-    assert settings.load().server.port == 4711
+    assert configuration.load().server.port == 4711
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_environment_is_read_where_none_is_given(monkeypatch: pytest.MonkeyP
 )
 def test_the_environment_gives_every_kind_of_value(name: str, text: str, value: object) -> None:
     section, _, field = name.partition(".")
-    loaded = settings.load(None, {"CHATD_" + name.replace(".", "_").upper(): text})
+    loaded = configuration.load(None, {"CHATD_" + name.replace(".", "_").upper(): text})
     assert getattr(getattr(loaded, section), field) == value
 
 
@@ -90,7 +90,7 @@ def test_the_environment_gives_every_kind_of_value(name: str, text: str, value: 
 def test_a_mistake_in_the_file_names_itself_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     path = _file(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        settings.load(path, env={})
+        configuration.load(path, env={})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -98,25 +98,25 @@ def test_a_mistake_in_the_file_names_itself_in_one_line(tmp_path: Path, text: st
 def test_a_mistake_names_the_file(tmp_path: Path) -> None:
     path = _file(tmp_path, "[server]\nport = -1\n")
     with pytest.raises(ConfigError, match=r"chatd\.toml: server\.port: "):
-        settings.load(path, env={})
+        configuration.load(path, env={})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.toml: No such file"):
-        settings.load(tmp_path / "missing.toml", env={})
+        configuration.load(tmp_path / "missing.toml", env={})
 
 
 def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "chatd.toml"
     path.write_bytes(b'[server]\nhost = "\xff"\n')
     with pytest.raises(ConfigError, match="not TOML: "):
-        settings.load(path, env={})
+        configuration.load(path, env={})
 
 
 @pytest.mark.parametrize("text", ["eighty", "1.5", ""])
 def test_a_mistake_in_the_environment_names_the_setting(text: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.port: expected `int`"):
-        settings.load(None, {"CHATD_SERVER_PORT": text})
+        configuration.load(None, {"CHATD_SERVER_PORT": text})
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -130,15 +130,15 @@ def test_every_setting_says_its_kind_and_a_comment_of_one_line(name: str) -> Non
 
 def test_every_default_is_within_its_bounds() -> None:
     overrides = {name: row.default for name, row in ROWS.items()}
-    assert settings.load(None, {}, overrides) == settings.Settings()
+    assert configuration.load(None, {}, overrides) == settings.Settings()
 
 
 def test_not_a_number_is_no_number() -> None:
     for text in ("nan", "inf", "-inf"):
         with pytest.raises(ConfigError, match=r"timing\.hello_s"):
-            settings.load(None, {"CHATD_TIMING_HELLO_S": text})
+            configuration.load(None, {"CHATD_TIMING_HELLO_S": text})
 
 
 def test_a_pong_may_not_be_awaited_longer_than_the_next_ping() -> None:
     with pytest.raises(ConfigError, match=r"timing\.pong_s: 11 is longer than timing\.heartbeat_s \(10\)"):
-        settings.load(env={}, overrides={"timing.pong_s": 11, "timing.heartbeat_s": 10})
+        configuration.load(env={}, overrides={"timing.pong_s": 11, "timing.heartbeat_s": 10})

@@ -23,7 +23,7 @@ from typing import Generic, Protocol, TypeVar
 
 import aiohttp
 
-from chatd import settings
+from chatd import configuration
 from chatd.store.redis import RedisStore
 from chatd.testing.harness.crowd import Talk
 from chatd.testing.harness.process import START_S_MAX, HarnessError, KillableServer, faults_in
@@ -79,7 +79,7 @@ class KillableCluster(Generic[R]):
     async def make_tokens(self, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
         """See `Killable`."""
         overrides = {**GENEROUS, "store.kind": "redis", "store.redis_url": self.redis.url}
-        store = RedisStore(settings.load(env={}, overrides=overrides).store)
+        store = RedisStore(configuration.load(env={}, overrides=overrides).store)
         return await tokens_in(store, users, devices)
 
     async def start(self, *, new_migrations: int = 0, die_in_migration: int = 0) -> bool:
@@ -136,7 +136,7 @@ class KillableRouter:
         }
 
     def _store(self) -> RedisStore:
-        return RedisStore(settings.load(env={}, overrides=self._settings()).store)
+        return RedisStore(configuration.load(env={}, overrides=self._settings()).store)
 
     async def make_tokens(self, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
         """See `Killable`."""

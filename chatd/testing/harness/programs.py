@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from chatd import settings
+from chatd import configuration
 from chatd.store.redis import RedisStore
 from chatd.testing.harness.process import START_S_MAX, HarnessError, faults_in
 from chatd.testing.harness.tokens import messages_in, tokens_in
@@ -130,7 +130,7 @@ class Programs:
         return program
 
     def _store(self) -> RedisStore:
-        return RedisStore(settings.load(env={}, overrides={**GENEROUS, **self._values}).store)
+        return RedisStore(configuration.load(env={}, overrides={**GENEROUS, **self._values}).store)
 
     @property
     def port(self) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatd import settings
+from chatd import configuration
 from chatd.accounts import Accounts
 from chatd.passwords import Passwords
 from chatd.store.base import Store
@@ -16,7 +16,7 @@ from chatd.testing.server import GENEROUS
 
 async def make_tokens(data_dir: Path, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
     """Make a store with these users and their devices, while nothing serves. Returns: a token for each of them."""
-    return await tokens_in(SqliteStore(data_dir, settings.load(env={}, overrides=GENEROUS).store), users, devices)
+    return await tokens_in(SqliteStore(data_dir, configuration.load(env={}, overrides=GENEROUS).store), users, devices)
 
 
 async def tokens_in(store: Store, users: Sequence[str], devices: Sequence[str]) -> dict[tuple[str, str], str]:
@@ -26,7 +26,7 @@ async def tokens_in(store: Store, users: Sequence[str], devices: Sequence[str]) 
     try:
         accounts = Accounts(
             store,
-            settings.load(env={}, overrides=GENEROUS).accounts,
+            configuration.load(env={}, overrides=GENEROUS).accounts,
             now_ms=lambda: time.time_ns() // 1_000_000,
             loopback=True,
             passwords=passwords,

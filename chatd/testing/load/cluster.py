@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from chatd import settings
+from chatd import configuration
 from chatd.cli.common import self_command
 from chatd.store.redis import RedisStore
 from chatd.testing.load.process import ServerProcess
@@ -52,4 +52,4 @@ def servers_of(redis: Redis) -> Sequence[RedisServer]:
 def store_of(redis: Redis) -> RedisStore:
     """The store in this Redis, for this process."""
     overrides = {"store.kind": "redis", "store.redis_url": redis.url}
-    return RedisStore(settings.load(env={}, overrides=overrides).store)
+    return RedisStore(configuration.load(env={}, overrides=overrides).store)
