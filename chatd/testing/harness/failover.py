@@ -43,7 +43,7 @@ CYCLES_PER_HISTORY = 5
 NODE_TIMEOUT_MS = 500
 AGREE_S_MAX = 40.0
 CUT_OFF_S = 0.3
-OVER = '"event":"store_broken"'
+OVER = '"event": "store_broken"'
 KILL_EVERY = 2
 """One cycle of a cluster in so many kills a master; all of them move slots."""
 
