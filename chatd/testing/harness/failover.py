@@ -15,14 +15,12 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
 import aiohttp
-from msgspec import field
 from redis.crc import key_slot
 
 from chatd.model import members_of
@@ -30,9 +28,9 @@ from chatd.routing.bus_redis import PREFIX
 from chatd.settings import StoreSettings
 from chatd.testing.harness.cluster import AWAY, READY_POLL_S, SPREAD_S, KillableCluster
 from chatd.testing.harness.crowd import Talk
+from chatd.testing.harness.ending import EndingHistory, EndingSummary
 from chatd.testing.harness.process import HarnessError, KillableServer
-from chatd.testing.harness.run import TALK_S_MAX, History, Summary
-from chatd.testing.history.record import Acked, Final
+from chatd.testing.harness.run import TALK_S_MAX
 from chatd.testing.redis_cluster import RedisCluster
 from chatd.testing.redis_sentinel import RedisSentinel
 from chatd.testing.redis_server import RedisServer
@@ -48,22 +46,12 @@ KILL_EVERY = 2
 """One cycle of a cluster in so many kills a master; all of them move slots."""
 
 
-class FailoverSummary(Summary):
-    """``resets``: devices told of another history. ``kept``, ``gone``: answered messages that are there or not."""
+class FailoverSummary(EndingSummary):
+    """``histories``: that ended. ``lossy``: cycles that took answered messages. ``slowest_s``: until all agreed."""
 
     histories: int = 0
-    resets: int = 0
-    kept: int = 0
-    gone: int = 0
     lossy: int = 0
-    slowest_s: float = field(default=0.0)
-
-    def found(self, kind: str, where: str, detail: str = "") -> None:
-        """Note an anomaly; a device that begins anew is none here, and is counted."""
-        if kind == "reset":
-            self.resets += 1
-        else:
-            super().found(kind, where, detail)
+    slowest_s: float = 0.0
 
     def __str__(self) -> str:
         return (
@@ -100,16 +88,14 @@ class FallibleCluster(KillableCluster[Fallible]):
         return [line for line in super().faults() if not line.startswith(AWAY) and OVER not in line]
 
 
-class FailoverHistory(History):
+class FailoverHistory(EndingHistory):
     """One history whose devices find another process each time, over a Redis that fails over."""
 
     def __init__(self, cluster: FallibleCluster, dice: random.Random, summary: FailoverSummary, *, lossy: bool) -> None:
         super().__init__(cluster, dice, summary)
         self._cluster = cluster
-        self._told = summary
+        self._failed = summary
         self._lossy = lossy
-        self._places: Mapping[tuple[str, str], int] = {}
-        self._answered = 0  # events that were looked at for answers
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> FailoverHistory:
@@ -150,15 +136,15 @@ class FailoverHistory(History):
             ends = await self._fail()
             began_s = time.monotonic()
             agreed = await self._agreed(before if ends else None)
-            self._told.slowest_s = max(self._told.slowest_s, time.monotonic() - began_s)
+            self._failed.slowest_s = max(self._failed.slowest_s, time.monotonic() - began_s)
             await asyncio.sleep(dice.random() * TALK_S_MAX)
         if ends and agreed:
-            self._told.histories += 1
+            self._failed.histories += 1
         elif not ends and (self._cluster.incarnation != before or self._told.resets > resets):
             self._told.found("incarnation", "another one, and nothing was lost")
         await self._settle()
         await self._judge()
-        self._judge_answered()
+        self._failed.lossy += self._judge_answered(0 if self._lossy else len(self._recorder.events))
         self._told.cycles += 1
 
     async def _fail(self) -> bool:
@@ -210,34 +196,6 @@ class FailoverHistory(History):
                 return False
             await asyncio.sleep(READY_POLL_S)
         return True
-
-    async def _unsettled(self) -> str | None:
-        for device in self._devices:
-            if device.incarnation != self._cluster.incarnation:
-                return f"{device.name} is in another history"
-        return await super()._unsettled()
-
-    def _judge_incarnations(self, count: int) -> None:
-        """Each has a name of its own, and there may be many."""
-
-    async def _finals(self, at: float) -> list[Final]:
-        finals = await super()._finals(at)
-        self._places = {(final.conv, entry.id): entry.seq for final in finals for entry in final.entries if entry.id}
-        return finals
-
-    def _judge_answered(self) -> None:
-        """What was answered since the last time is where it was said to be; only a lossy failover may forget it."""
-        events, kept, gone = self._recorder.events, 0, 0
-        for event in events[self._answered :]:
-            if isinstance(event, Acked):
-                place = self._places.get((event.conv, event.id))
-                kept, gone = kept + (place == event.seq), gone + (place != event.seq)
-                if place != event.seq and not self._lossy:
-                    self._told.found("lost", f"{event.conv} #{event.seq}", f"{event.id} was answered and is at {place}")
-        self._answered = len(events)
-        self._told.kept += kept
-        self._told.gone += gone
-        self._told.lossy += gone > 0
 
 
 def _redis(kind: str) -> Fallible:

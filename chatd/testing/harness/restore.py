@@ -15,31 +15,16 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import Mapping
 from pathlib import Path
 
 from chatd.testing.harness.crowd import Talk
+from chatd.testing.harness.ending import EndingHistory, EndingSummary
 from chatd.testing.harness.process import HarnessError, KillableServer
-from chatd.testing.harness.run import CYCLES_PER_HISTORY, TALK_S_MAX, History, Summary
-from chatd.testing.history.record import Acked, Final
+from chatd.testing.harness.run import CYCLES_PER_HISTORY, TALK_S_MAX
 
 
-class RestoreSummary(Summary):
-    """``kept``, ``gone``: answers that the restored history has and lacks. ``resets``: of devices.
-
-    What was answered before a backup began may not be gone.
-    """
-
-    resets: int = 0
-    kept: int = 0
-    gone: int = 0
-
-    def found(self, kind: str, where: str, detail: str = "") -> None:
-        """Note an anomaly; a device that begins anew is none here, and is counted."""
-        if kind == "reset":
-            self.resets += 1
-        else:
-            super().found(kind, where, detail)
+class RestoreSummary(EndingSummary):
+    """What was answered before a backup began may not be gone."""
 
     def __str__(self) -> str:
         return (
@@ -48,17 +33,14 @@ class RestoreSummary(Summary):
         )
 
 
-class RestoreHistory(History):
+class RestoreHistory(EndingHistory):
     """One store that is restored from a backup of itself again and again."""
 
     def __init__(self, server: KillableServer, directory: Path, dice: random.Random, summary: RestoreSummary) -> None:
         super().__init__(server, dice, summary)
         self._killable = server
         self._directory = directory
-        self._drilled = summary
-        self._places: Mapping[tuple[str, str], int] = {}
         self._restores = 0
-        self._answered = 0  # events that were looked at for answers
 
     async def __aenter__(self) -> RestoreHistory:
         await super().__aenter__()
@@ -68,7 +50,7 @@ class RestoreHistory(History):
     async def cycle(self, point: object) -> None:
         """Talk, back up, talk on, kill, restore elsewhere, let all come back, settle, judge."""
         dice, server, before = self._dice, self._killable, self._killable.incarnation
-        resets = self._drilled.resets
+        resets = self._told.resets
         async with Talk(self._devices, self._mine(), self._proxy, dice):
             await asyncio.sleep(dice.random() * TALK_S_MAX)
             sure = len(self._recorder.events)
@@ -76,19 +58,19 @@ class RestoreHistory(History):
             await _chatd("backup", str(copy), "--data-dir", str(server.data_dir))
             await asyncio.sleep(dice.random() * TALK_S_MAX)
             await server.kill()
-            self._drilled.kills["restored"] += 1
+            self._told.kills["restored"] += 1
             await self._restore(copy)
             await server.start()
             self._proxy.retarget(server.port)
             await asyncio.sleep(dice.random() * TALK_S_MAX)
         await self._settle()
         if server.incarnation == before:
-            self._drilled.found("incarnation", "the restored history has the name of the old one")
-        if self._drilled.resets < resets + len(self._devices):
-            self._drilled.found("not reset", f"{self._drilled.resets - resets} of {len(self._devices)} devices were")
+            self._told.found("incarnation", "the restored history has the name of the old one")
+        if self._told.resets < resets + len(self._devices):
+            self._told.found("not reset", f"{self._told.resets - resets} of {len(self._devices)} devices were")
         await self._judge()
         self._judge_answered(sure)
-        self._drilled.cycles += 1
+        self._told.cycles += 1
 
     async def _restore(self, copy: Path) -> None:
         old, self._restores = self._killable.data_dir, self._restores + 1
@@ -96,36 +78,6 @@ class RestoreHistory(History):
         await _chatd("restore", str(copy), "--data-dir", str(self._killable.data_dir), "--verify")
         await asyncio.to_thread(shutil.rmtree, old)
         await asyncio.to_thread(copy.unlink)
-
-    async def _unsettled(self) -> str | None:
-        for device in self._devices:
-            if device.incarnation != self._killable.incarnation:
-                return f"{device.name} is in another history"
-        return await super()._unsettled()
-
-    def _judge_incarnations(self, count: int) -> None:
-        """Each restore begins another one."""
-
-    async def _finals(self, at: float) -> list[Final]:
-        finals = await super()._finals(at)
-        self._places = {(final.conv, entry.id): entry.seq for final in finals for entry in final.entries if entry.id}
-        return finals
-
-    def _judge_answered(self, sure: int) -> None:
-        """What was answered before the event ``sure`` is where it was said to be; the rest may be gone or moved."""
-        events = self._recorder.events
-        for at in range(self._answered, len(events)):
-            event = events[at]
-            if isinstance(event, Acked):
-                place = self._places.get((event.conv, event.id))
-                if place == event.seq:
-                    self._drilled.kept += 1
-                elif at < sure:
-                    where = f"{event.conv} #{event.seq}"
-                    self._drilled.found("lost", where, f"{event.id} was answered before the backup, and is at {place}")
-                else:
-                    self._drilled.gone += 1
-        self._answered = len(events)
 
 
 async def _chatd(*args: str) -> None:
