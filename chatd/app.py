@@ -265,6 +265,7 @@ class Server:
             ready=lambda: not self._broken and not self._stopping,
             draining=lambda: self._stopping,
             slowest=self.sockets.slowest,
+            processes=lambda: 0 if self.exchange is None else self.exchange.processes,
             now_s=self._now_s,
             now_ms=self._now_ms,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import resource
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
@@ -34,8 +35,9 @@ class Operations:
     """The operator's side of one server.
 
     ``kind``: of the store, as the setting has it. ``ready``: whether the server serves, as `Probe` has it.
-    ``draining``: whether it has begun to end. ``slowest``: so many connected devices, the slowest first. ``name``: what
-    the process is called among its neighbours. ``on_drain`` ends the process in order; None: it cannot be ended here.
+    ``draining``: whether it has begun to end. ``slowest``: so many connected devices, the slowest first. ``processes``:
+    how many its cluster has; 0: it is in none. ``name``: what the process is called among its neighbours. ``on_drain``
+    ends the process in order; None: it cannot be ended here.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Operations:
         ready: Callable[[], bool],
         draining: Callable[[], bool],
         slowest: Callable[[int], Awaitable[Sequence[SlowDevice]]],
+        processes: Callable[[], int] = lambda: 0,
         now_s: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
@@ -60,6 +63,7 @@ class Operations:
         self._probe = Probe(store, ready=ready, now_s=now_s, on_error=metrics.store_failed)
         self._draining = draining
         self._slowest = slowest
+        self._processes = processes
         self._now_s = now_s
         self._now_ms = now_ms
         self._began_s = now_s()
@@ -102,6 +106,8 @@ class Operations:
         series = series_of(self._metrics.registry.collect())
         return Snapshot(
             name=self.name,
+            host=platform.node(),
+            cluster_processes=self._processes(),
             pid=os.getpid(),
             version=__version__,
             at_ms=self._now_ms(),

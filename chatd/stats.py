@@ -68,10 +68,13 @@ class Snapshot(Struct, frozen=True, kw_only=True, tag_field="kind", tag="server"
 
     ``ready``: it serves and its store can be used; else ``why`` says in words what is missing. ``incarnation``: the
     name of the history in the store. ``users``: with at least one connection. ``rss_bytes``, ``open_files``,
-    ``open_files_max``: of the process; 0: this system does not tell.
+    ``open_files_max``: of the process; 0: this system does not tell. ``host``: the name of its machine.
+    ``cluster_processes``: those that live by its bus, this one among them; 0: it has none.
     """
 
     name: str = ""
+    host: str = ""
+    cluster_processes: int = 0
     pid: int = 0
     version: str = ""
     at_ms: int = 0

@@ -113,6 +113,11 @@ class Exchange:
         """See `OtherProcesses`."""
         return self._others.chosen
 
+    @property
+    def processes(self) -> int:
+        """See `OtherProcesses`."""
+        return self._others.processes
+
     # --- devices ----------------------------------------------------------------------------------------
 
     async def joined(self, user: str, device: str, since_us: int) -> None:

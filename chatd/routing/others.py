@@ -66,6 +66,11 @@ class OtherProcesses:
         """Whether this one of the living processes does what one is enough for. Now and then two may believe it."""
         return self._process == min(self._alive | {self._process})
 
+    @property
+    def processes(self) -> int:
+        """How many live, this one among them, by the leases that it saw last."""
+        return len(self._alive | {self._process})
+
     # --- of this process --------------------------------------------------------------------------------
 
     def changed_here(self, user: str) -> None:

@@ -220,7 +220,7 @@ class Account(_Body, frozen=True, omit_defaults=False):
 
 
 class Stats(_Body, frozen=True):
-    """A snapshot of each process, the one that answers first."""
+    """A snapshot of each process of this host, the one that answers first; ``cluster_processes`` tells of more."""
 
     processes: tuple[Snapshot, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import pytest
 from browser_rig import PHONE, axe_script, browsing, enter, faults, is_clean, is_live, opened
 from playwright.async_api import Browser, Page, expect
 
+from chatd.testing.bus import Hub, LoopBoard, LoopBus
 from chatd.testing.server import ChatServer
 
 PATIENCE_MS = 20_000
@@ -51,7 +53,9 @@ async def test_the_charts_show_what_the_server_counts() -> None:
         alice = await server.client("alice")
         page = await (await opened(browser)).new_page()
         await _open(page, server)
-        await expect(page.locator("#server-state")).to_contain_text(re.compile(r"^Ready · 1 process · version "))
+        await expect(page.locator("#server-state")).to_contain_text(
+            f"Ready · 1 process on {platform.node()} · version "
+        )
         chart = page.locator("[data-chart=messages]")
         await expect(chart.locator("polyline")).to_have_count(1, timeout=PATIENCE_MS)
         await expect(chart).to_contain_text("0/s")
@@ -67,6 +71,22 @@ async def test_the_charts_show_what_the_server_counts() -> None:
         await expect(hot.get_by_role("row", name="alice:bob 20")).to_be_visible(timeout=PATIENCE_MS)
         await page.get_by_role("button", name="Pause").click()
         await expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
+        await is_clean(page)
+
+
+async def test_of_a_cluster_one_host_is_shown_and_the_rest_is_told() -> None:
+    hub = Hub()
+    async with (
+        browsing() as browser,
+        ChatServer(users=["alice"], bus=LoopBus(hub), board=LoopBoard(hub)) as other,
+        ChatServer(share=other.store.inner, bus=LoopBus(hub), board=LoopBoard(hub)) as server,
+    ):
+        await server.server.accounts.add_user("root", "root", admin=True)
+        page = await (await opened(browser)).new_page()
+        await _open(page, server)
+        await expect(page.locator("#server-state")).to_contain_text(f"Ready · 1 process on {platform.node()} · ")
+        told = "1 further process of the cluster is neither shown nor counted here."
+        await expect(page.locator("#elsewhere")).to_have_text(told)
         await is_clean(page)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ async def test_the_stats_are_a_snapshot_of_the_process(world: World) -> None:
     answer = await world.call("GET", "/v1/admin/stats", "root")
     (one,) = msgspec.json.decode(answer.body, type=dict[str, list[Snapshot]])["processes"]
     assert (one.pid, one.ready, one.store, one.connections) == (os.getpid(), True, "memory", 1)
+    assert (one.host, one.cluster_processes) == (platform.node(), 0)
     assert one.counters["messages_committed"] == 1
     assert [(hot.conv, hot.count) for hot in one.hot] == [("alice:bob", 1)]
 
@@ -141,6 +143,7 @@ async def test_processes_that_share_a_directory_are_told_and_counted_together(tm
         assert [snapshot.name for snapshot in await overview.stats()] == ["one"]
         overview.socket = socket
         assert [(each.name, each.connections) for each in await overview.stats()] == [("one", 1), ("other", 1)]
+        assert (await other.server.operations.status()).cluster_processes == 2  # `one` was alone when it last looked
         assert await overview.connected(["alice", "bob"]) == {"alice": 2}
         hangs = admin._bound(tmp_path / "admin-hangs.sock")
         with hangs, pytest.MonkeyPatch.context() as patch:

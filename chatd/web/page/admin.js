@@ -87,12 +87,14 @@ export function AdminPage({ chat, me }) {
 
 function State({ processes }) {
   const bad = processes.find((one) => !one.ready);
-  const [{ version, store, durability }] = processes;
+  const [{ version, store, durability, host, cluster_processes }] = processes;
+  const elsewhere = (cluster_processes ?? 0) - processes.length;
   const upS = Math.min(...processes.map(({ up_s }) => up_s));
   const [amount, unit] = [[86_400, 'day'], [3_600, 'hour'], [60, 'minute'], [0, 'second']].filter(([from]) => upS >= from).map(([from, name]) => [upS / (from || 1), name])[0];
   const time = new Intl.NumberFormat(regional(), { style: 'unit', unit, unitDisplay: 'long', maximumFractionDigits: 0 }).format(Math.floor(amount));
   const text = !bad ? w('ready') : bad.draining ? w('draining') : w('notReady', { why: bad.why });
-  return html`<p id="server-state" class=${bad ? 'problem' : ''}><strong>${text}</strong> · ${w('processes', { n: processes.length })} · ${w('up', { version, time, store, durability })}</p>`;
+  return html`<p id="server-state" class=${bad ? 'problem' : ''}><strong>${text}</strong> · ${w('processes', { n: processes.length, host })} · ${w('up', { version, time, store, durability })}</p>
+    ${elsewhere > 0 && html`<p id="elsewhere">${w('elsewhere', { n: elsewhere })}</p>`}`;
 }
 
 function Chart({ name, title, readings, value, write, histogram }) {

@@ -4,7 +4,8 @@ import { say } from './strings.js';
 
 const en = {
   ready: 'Ready', notReady: 'Not ready: {why}', draining: 'Ending', up: 'version {version}, up {time}, {store}, a commit survives: {durability}',
-  processes: { one: '{n} process', other: '{n} processes' }, pause: 'Pause', figures: 'Figures', summary: '{title}: now {now}, at most {most} in this chart',
+  processes: { one: '{n} process on {host}', other: '{n} processes on {host}' },
+  elsewhere: { one: '{n} further process of the cluster is neither shown nor counted here.', other: '{n} further processes of the cluster are neither shown nor counted here.' }, pause: 'Pause', figures: 'Figures', summary: '{title}: now {now}, at most {most} in this chart',
   noFigures: 'The first figures come in a moment.', messages: 'Messages a second', delivered: 'Delivered a second', connections: 'Connections', ofUsers: '{n} · {users} users',
   sent: 'From send to sent', arrived: 'From sent to delivered', commit: 'Commit', loop: 'Event loop late', queue: 'Waiting for a commit', memory: 'Memory',
   ninetyNine: '99 of 100 within {time}', half: 'half within {time}', hot: 'Hot conversations', hotHint: 'Messages of the last minute.', conversation: 'Conversation', count: 'Messages',
@@ -17,7 +18,8 @@ const en = {
 /** @type {typeof en} */
 const de = {
   ready: 'Bereit', notReady: 'Nicht bereit: {why}', draining: 'Endet gerade', up: 'Version {version}, läuft seit {time}, {store}, eine Speicherung übersteht: {durability}',
-  processes: { one: '{n} Prozess', other: '{n} Prozesse' }, pause: 'Anhalten', figures: 'Zahlen', summary: '{title}: jetzt {now}, höchstens {most} in diesem Bild',
+  processes: { one: '{n} Prozess auf {host}', other: '{n} Prozesse auf {host}' },
+  elsewhere: { one: '{n} weiterer Prozess des Verbunds ist hier weder gezeigt noch mitgezählt.', other: '{n} weitere Prozesse des Verbunds sind hier weder gezeigt noch mitgezählt.' }, pause: 'Anhalten', figures: 'Zahlen', summary: '{title}: jetzt {now}, höchstens {most} in diesem Bild',
   noFigures: 'Die ersten Zahlen kommen gleich.', messages: 'Nachrichten je Sekunde', delivered: 'Zugestellt je Sekunde', connections: 'Verbindungen', ofUsers: '{n} · {users} Benutzer',
   sent: 'Vom Absenden bis gesendet', arrived: 'Von gesendet bis zugestellt', commit: 'Speichern', loop: 'Verspätung der Schleife', queue: 'Warten auf das Speichern', memory: 'Speicher',
   ninetyNine: '99 von 100 binnen {time}', half: 'die Hälfte binnen {time}', hot: 'Lebhafte Unterhaltungen', hotHint: 'Nachrichten der letzten Minute.', conversation: 'Unterhaltung', count: 'Nachrichten',
