@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+CONFIG_NAME = "chatd.toml"
+"""The file in a data directory."""
+
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the server listens and keeps its data."""

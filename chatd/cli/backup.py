@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chatd import __version__, configuration
-from chatd.cli.common import CONFIG_NAME, Failed, find_config, load_settings, place_options, program
+from chatd.cli.common import Failed, find_config, load_settings, place_options, program
 
 if TYPE_CHECKING:
     from chatd.store.sqlite.backup import Manifest
@@ -29,6 +30,8 @@ def backup(config: Path | None, data_dir: str | None, file: Path, salvage: bool)
     """Copy all of a server into one new FILE, mode 0600, whether or not it runs. Keep it as secret as the server."""
     from chatd.store.sqlite import backup as copies
 
+    if str(file) == "-":
+        raise Failed("a backup is looked through again before it gets its name, and a pipe has none: name a file")
     settings = load_settings(config, data_dir)
     if settings.store.kind == "redis":
         raise Failed(
@@ -48,7 +51,8 @@ def backup(config: Path | None, data_dir: str | None, file: Path, salvage: bool)
             salvage=salvage,
             tell=_teller(),
         )
-    click.echo(f"{file}: {_holds(made)}. Put it back with `{program()} restore {file} --data-dir DIR`.")
+    back = f"{program()} restore {shlex.quote(str(file))} --data-dir DIR"
+    click.echo(f"{file}: {_holds(made)}. Put it back with `{back}`.")
 
 
 @click.command()
@@ -61,12 +65,10 @@ def restore(file: Path, data_dir: str | None, verify: bool) -> None:
 
     directory = Path(configuration.load(overrides={"server.data_dir": data_dir}).server.data_dir).absolute()
     with _told(file):
-        made = copies.put_back(
-            file, directory, config_name=CONFIG_NAME, config=lambda text: _moved(text, directory), verify=verify
-        )
+        made = copies.put_back(file, directory, config=lambda text: _moved(text, directory), verify=verify)
     looked = "checksum, counts, indexes and messages" if verify else "checksum and counts"
     click.echo(f"{directory}: {_holds(made)}; {looked} are right, and the history has a new name.")
-    click.echo(f"Next: {program()} serve --data-dir {directory}")
+    click.echo(f"Next: {program()} serve --data-dir {shlex.quote(str(directory))}")
 
 
 @contextmanager

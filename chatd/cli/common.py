@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 import click
 
 from chatd import configuration
-from chatd.errors import ChatdError, ConfigError
-from chatd.settings import ServerSettings, Settings
+from chatd.errors import ChatdError, ConfigError, StartError
+from chatd.settings import CONFIG_NAME, ServerSettings, Settings
 
-CONFIG_NAME = "chatd.toml"
 PASSWORD_BYTES_MAX = 8_192
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -57,17 +56,29 @@ def refuse_tls(server: ServerSettings) -> None:
 
 
 def find_config(config: Path | None, data_dir: str | None) -> Path | None:
-    """The configuration file: the named one, or chatd.toml of the data directory if there is one."""
+    """The configuration file: the named one, or chatd.toml of the data directory if there is one.
+
+    Raises: StartError – this user may not look there.
+    """
     if config is not None:
         return config
     found = Path(configuration.load(overrides={"server.data_dir": data_dir}).server.data_dir) / CONFIG_NAME
-    return found if found.exists() else None
+    try:
+        found.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise StartError(
+            f"data directory {found.parent}: {exc.strerror}: run this as the user that the server has, or name another "
+            "one with --data-dir"
+        ) from exc
+    return found
 
 
 def load_settings(config: Path | None, data_dir: str | None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings in force for a data directory.
 
-    Raises: ConfigError – also when the file of a data directory names another one: it was copied or moved.
+    Raises: ConfigError – also when the file of a data directory names another one: it was copied or moved. StartError.
     """
     path = find_config(config, data_dir)
     settings = configuration.load(path, overrides={"server.data_dir": data_dir, **(overrides or {})})

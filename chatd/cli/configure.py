@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import click
 
 from chatd import configuration
-from chatd.cli.common import CONFIG_NAME, Failed, find_config, load_settings, place_options, program
-from chatd.settings import Settings
+from chatd.cli.common import Failed, find_config, load_settings, place_options, program
+from chatd.settings import CONFIG_NAME, Settings
 
 
 @click.command()
@@ -31,7 +32,7 @@ def init(directory: Path) -> None:
         file.write(text)
     click.echo(f"Made {path}: every setting with its default and its meaning.")
     click.echo("Next: change what you want to, then")
-    click.echo(f"  {program()} serve --data-dir {directory}")
+    click.echo(f"  {program()} serve --data-dir {shlex.quote(str(directory))}")
 
 
 @click.group()

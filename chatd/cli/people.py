@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from chatd.cli.administer import Place, with_place
 from chatd.cli.common import Failed
+from chatd.newfile import new_file
 
 Call = Callable[..., Awaitable[Any]]
 AGAIN_S = 1.0
@@ -30,27 +30,15 @@ def export(place: Place, user: str, file: Path | None) -> None:
     Account, devices, blocks, push subscriptions without their keys, and every conversation with its marks and messages.
     The last line is {"type": "end", …}; without it something is missing.
     """
-    if file is None:
+    if file is None or str(file) == "-":
         asyncio.run(_export(place, user, lambda line: click.echo(json.dumps(line, ensure_ascii=False))))
         return
-    part = file.with_name(f"{file.name}.part")
-    try:
-        if file.exists():
-            raise Failed(f"{file} is there already and stays as it is; name another file")
-        part.unlink(missing_ok=True)  # of one that was killed, or somebody else's
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            asyncio.run(_export(place, user, lambda line: print(json.dumps(line, ensure_ascii=False), file=out)))
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
-    except OSError as exc:
-        raise Failed(f"{exc.filename or part}: {exc.strerror or exc}") from exc
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(file) as (out, _):
+        asyncio.run(_export(place, user, lambda line: out.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())))
     click.echo(f"{file}: all that is kept of {user}. It is as secret as the messages in it.", err=True)
 
 
-async def _export(place: Place, user: str, write: Callable[[Any], None]) -> None:
+async def _export(place: Place, user: str, write: Callable[[Any], object]) -> None:
     """Page by page; what grows with the user is only the list of its conversations."""
     messages = 0
     async with place.opened() as call:

@@ -14,7 +14,7 @@ from chatd.errors import StartError
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME
 from chatd.store.sqlite.rows import damaged_rows, damaged_texts
 from chatd.store.sqlite.schema import check_applied, differences, migrations
-from chatd.store.sqlite.wholeness import check_end, check_log, holder, problems
+from chatd.store.sqlite.wholeness import check_end, check_log, looking, problems
 
 CHECK = "database"
 LOG_CHECK = "write-ahead log"
@@ -35,11 +35,12 @@ def examine(directory: Path, *, full: bool) -> Looked:
     if not path.exists() and not path.with_name(f"{path.name}-wal").exists():
         return Looked([Finding(CHECK, "ok", "there is none yet; the first start makes it")])
     findings: list[Finding] = []
-    still = holder(directory / LOCK_NAME) is None
     try:
-        if still:
-            check_end(path)
-        sure = check_log(path) if still else True
+        with looking(directory / LOCK_NAME) as server:
+            still = server is None
+            if still:
+                check_end(path)
+            sure = check_log(path) if still else True
         with closing(sqlite3.connect(_uri(path, still=still), uri=True, isolation_level=None)) as db:
             findings += _log(path, sure=sure)
             findings += _pages(db, path, full=full)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatd.doctor.finding import Finding
+from chatd.settings import CONFIG_NAME
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME
 from chatd.store.sqlite.wholeness import holder
 
 CHECK = "data directory"
-KEPT = (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME, "chatd.toml")
+KEPT = (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME, CONFIG_NAME)
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 

@@ -16,6 +16,7 @@ LAYERS = {
     "chatd.errors": 0,
     "chatd.model": 0,
     "chatd.configuration": 0,
+    "chatd.newfile": 1,
     "chatd.settings": 0,
     "chatd.protocol": 1,
     "chatd.refusing": 1,

@@ -64,6 +64,17 @@ async def test_what_cannot_be_is_said_in_one_line(place: Place) -> None:
     assert not place.data.exists()
 
 
+async def test_a_pipe_and_a_name_with_spaces(place: Place) -> None:
+    await _made(place)
+    failed = await place.run("backup", "-")
+    assert failed.code == 1
+    assert failed.err.endswith("a pipe has none: name a file\n")
+    done = await place.run("backup", "a copy")
+    assert "restore 'a copy' --data-dir DIR`" in done.out
+    assert "serve --data-dir '" in (await place.run("restore", "a copy", "--data-dir", "an other")).out
+    assert not (place.directory / "-").exists()
+
+
 async def test_a_place_that_cannot_be_written_is_said_in_one_line(place: Place) -> None:
     await _made(place)
     failed = await place.run("backup", "no/such/place")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from chatd.errors import StartError
 from chatd.model import Account, Draft
 from chatd.settings import StoreSettings
 from chatd.store.base import Counts
-from chatd.store.sqlite import FILE_NAME, SqliteStore, backup, schema
+from chatd.store.sqlite import FILE_NAME, LOCK_NAME, DirectoryInUse, SqliteStore, backup, schema
 
 CONFIG = '[server]\ndata_dir = "data"\n'
 
@@ -48,9 +53,7 @@ def take(directory: Path, target: Path) -> backup.Manifest:
 
 
 def put_back(name: Path, directory: Path, *, verify: bool = True) -> backup.Manifest:
-    return backup.put_back(
-        name, directory, config_name="chatd.toml", config=lambda text: text.replace("data", "new"), verify=verify
-    )
+    return backup.put_back(name, directory, config=lambda text: text.replace("data", "new"), verify=verify)
 
 
 async def test_a_backup_holds_all_and_comes_back_under_another_name(tmp_path: Path) -> None:
@@ -64,6 +67,7 @@ async def test_a_backup_holds_all_and_comes_back_under_another_name(tmp_path: Pa
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     assert {one.name: stat.S_IMODE(one.stat().st_mode) for one in (tmp_path / "new").iterdir()} == {
         FILE_NAME: 0o600,
+        LOCK_NAME: 0o600,
         "chatd.toml": 0o600,
     }
     assert (tmp_path / "new" / "chatd.toml").read_text() == CONFIG.replace("data", "new")
@@ -118,8 +122,71 @@ async def test_what_a_killed_backup_or_restore_left_is_no_hindrance(tmp_path: Pa
     made = take(tmp_path / "data", tmp_path / "b")
     assert (tmp_path / "b").stat().st_size < 1_000_000
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "chatd.db.part").write_bytes(b"x" * 1_000_000)
+    for name in ("chatd.db.part", "chatd.db.part-journal", "chatd.toml", LOCK_NAME):
+        (tmp_path / "new" / name).write_bytes(b"x" * 1_000_000)
     assert put_back(tmp_path / "b", tmp_path / "new") == made
+    assert names(tmp_path / "new") == [FILE_NAME, LOCK_NAME, "chatd.toml"]
+    assert (tmp_path / "new" / "chatd.toml").read_text() == CONFIG.replace("data", "new")
+
+
+async def test_no_server_begins_where_a_backup_is_put_back_and_none_where_a_server_runs(tmp_path: Path) -> None:
+    await filled(tmp_path / "data")
+    take(tmp_path / "data", tmp_path / "b")
+    refused: list[str] = []
+
+    def meanwhile(text: str) -> str:
+        with pytest.raises(DirectoryInUse) as told:
+            asyncio.run(opened(tmp_path / "new"))
+        with pytest.raises(DirectoryInUse):
+            put_back(tmp_path / "b", tmp_path / "new")
+        refused.append(told.value.holder)
+        return text
+
+    await asyncio.to_thread(backup.put_back, tmp_path / "b", tmp_path / "new", config=meanwhile, verify=False)
+    assert refused == [str(os.getpid())]
+    store = await opened(tmp_path / "new")
+    assert (await store.counts()).messages == 200
+    await store.close()
+
+
+async def test_a_restore_writes_through_no_link(tmp_path: Path) -> None:
+    await filled(tmp_path / "data")
+    made = take(tmp_path / "data", tmp_path / "b")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "chatd.db.part").symlink_to(tmp_path / "mine")
+    assert put_back(tmp_path / "b", tmp_path / "new") == made
+    assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / LOCK_NAME).symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"):
+        put_back(tmp_path / "b", tmp_path / "other")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+async def test_what_is_whole_and_none_of_chatd_s_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with closing(sqlite3.connect(tmp_path / "data" / FILE_NAME)) as db:
+        db.executescript("CREATE TABLE other (x); INSERT INTO other VALUES (1);")
+    with pytest.raises(StartError, match="not one of chatd's"):
+        take(tmp_path / "data", tmp_path / "b")
+    raw = (tmp_path / "data" / FILE_NAME).read_bytes()
+    told = backup.Manifest("1", 5, 1, "x", Counts(0, 0, 0), len(raw), hashlib.sha256(raw).hexdigest())
+    end = msgspec.json.encode(told)
+    (tmp_path / "b").write_bytes(raw + end + len(end).to_bytes(8, "big") + backup.MAGIC)
+    with pytest.raises(StartError, match="no backup of a chatd"):
+        put_back(tmp_path / "b", tmp_path / "new")
+    assert names(tmp_path / "new") == []
+
+
+async def test_too_small_a_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(tmp_path / "data")
+    take(tmp_path / "data", tmp_path / "b")
+    usage = SimpleNamespace(free=1_000)
+    monkeypatch.setattr("chatd.store.sqlite.backup.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(StartError, match=r"the disk is full: \d+ bytes are needed, and 1000 are free"):
+        put_back(tmp_path / "b", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 async def test_a_file_that_somebody_else_made_ready_is_not_written_to(
@@ -127,7 +194,7 @@ async def test_a_file_that_somebody_else_made_ready_is_not_written_to(
 ) -> None:
     await filled(tmp_path / "data")
     (tmp_path / "b.part").touch()
-    monkeypatch.setattr("chatd.store.sqlite.backup.os.geteuid", lambda: 54_321)
+    monkeypatch.setattr("chatd.newfile.os.geteuid", lambda: 54_321)
     with pytest.raises(StartError, match=r"b\.part belongs to somebody else"):
         take(tmp_path / "data", tmp_path / "b")
     (tmp_path / "b.part").unlink()

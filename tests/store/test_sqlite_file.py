@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 import sys
@@ -13,7 +14,7 @@ import pytest
 from chatd.errors import StartError, StoreBroken, Unavailable
 from chatd.model import Advance, Appended, Draft
 from chatd.settings import StoreSettings
-from chatd.store.sqlite import FILE_NAME, SqliteStore, engine, schema
+from chatd.store.sqlite import FILE_NAME, LOCK_NAME, LOOK_AGAIN_S, SqliteStore, engine, schema, wholeness
 
 STEPS = schema.migrations()
 NEXT = len(STEPS) + 1
@@ -53,6 +54,46 @@ async def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) 
     await store.close()
     assert "is in use by process" in told
     assert "--data-dir" in told
+
+
+async def test_a_start_waits_for_who_only_looks(tmp_path: Path) -> None:
+    await stored(tmp_path, 1)
+    store = SqliteStore(tmp_path, StoreSettings())
+    with wholeness.looking(tmp_path / LOCK_NAME) as pid:
+        assert pid is None
+        opening = asyncio.create_task(store.open())
+        assert not (await asyncio.wait([opening], timeout=3 * LOOK_AGAIN_S))[0]
+    await opening
+    assert wholeness.holder(tmp_path / LOCK_NAME) == str(os.getpid())
+    await store.close()
+
+
+async def test_who_looks_for_long_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stored(tmp_path, 1)
+    monkeypatch.setattr("chatd.store.sqlite.LOOKS_MAX", 2)
+    with (
+        wholeness.looking(tmp_path / LOCK_NAME),
+        pytest.raises(StartError, match="looks at it: start when that is done"),
+    ):
+        await SqliteStore(tmp_path, StoreSettings()).open()
+
+
+async def test_a_directory_with_other_things_in_it_is_not_closed_to_others(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "notes").touch()
+    shared.chmod(0o755)
+    await stored(shared, 1)
+    await stored(shared, 1)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    assert stat.S_IMODE((shared / FILE_NAME).stat().st_mode) == 0o600
+    shared.chmod(0o1777)
+    with pytest.raises(StartError, match="everybody may write there"):
+        await stored(shared, 1)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+    (shared / "notes").unlink()
+    await stored(shared, 1)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o700
 
 
 async def test_the_same_process_may_open_it_again_after_close(tmp_path: Path) -> None:

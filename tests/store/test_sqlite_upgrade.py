@@ -99,7 +99,7 @@ async def test_messages_from_before_checksums_are_read_and_erased_and_backed_up(
     assert await store.engine.read(lambda db: [n for n, old in db.execute(checksums) if old]) == [4, 5]
     assert [m.body for m in await store.read("alice:bob", limit=10)] == ["", "", "", "hi", "hi", "later"]
     await store.close()
-    backup.put_back(tmp_path / "copy", tmp_path / "new", config_name="chatd.toml", config=str, verify=True)
+    backup.put_back(tmp_path / "copy", tmp_path / "new", config=str, verify=True)
     store = SqliteStore(tmp_path / "new", StoreSettings())
     await store.open()
     assert [m.body for m in await store.read("alice:bob", limit=10)] == ["hi"] * 5 + ["later"]
@@ -110,7 +110,7 @@ async def test_a_backup_of_an_older_chatd_is_put_back_and_migrated(tmp_path: Pat
     await made_with_schema_1(tmp_path / "data")
     made = backup.take(tmp_path / "data", tmp_path / "copy", version="1", now_ms=1)
     assert made.schema == 1
-    backup.put_back(tmp_path / "copy", tmp_path / "new", config_name="chatd.toml", config=str, verify=True)
+    backup.put_back(tmp_path / "copy", tmp_path / "new", config=str, verify=True)
     store = SqliteStore(tmp_path / "new", StoreSettings())
     await store.open()
     assert store.migrated == [step.number for step in STEPS[1:]]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ log = structlog.get_logger("chatd.store")
 
 FILE_NAME = "chatd.db"
 LOCK_NAME = "chatd.lock"
+LOOKS_MAX, LOOK_AGAIN_S = 200, 0.05  # how long a start waits for `chatd doctor` and its like
+OWN = ("chatd.", "admin", "lost+found")  # how the names in a data directory begin
 TRIMMED_MAX = 1_000  # in one transaction: meanwhile nothing else is written
 
 
@@ -95,7 +100,7 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
 
     async def open(self) -> None:
         """Lock the directory, migrate the file, begin."""
-        self._lock()
+        await self._lock()
         try:
             self._check()
             life = await self.engine.open(self._prepare)
@@ -151,26 +156,41 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
         self.migrated = schema.migrate(db, self.engine.path, self._migrations, on_step=self._on_migration)
         return schema.begin_life(db, durable=self.durability == "fsync", boot=wholeness.boot())
 
-    def _lock(self) -> None:
+    async def _lock(self) -> None:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.directory.chmod(0o700)
-            fd = os.open(self.directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _make_private(self.directory)
+            fd = os.open(self.directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
             raise StartError(f"data directory {self.directory}: {exc.strerror}; set server.data_dir") from exc
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(fd)
-            raise DirectoryInUse(self.directory, holder or "?") from exc
-        try:
+            await self._take(fd)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as exc:
             os.close(fd)
             raise StartError(f"data directory {self.directory}: {exc.strerror}: free space there") from exc
+        except BaseException:
+            os.close(fd)
+            raise
         self._lock_fd = fd
+
+    async def _take(self, fd: int) -> None:
+        """Lock it. Who only looks shares the lock, and is waited for. Raises: StartError, OSError."""
+        for _ in range(LOOKS_MAX):
+            with suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                raise DirectoryInUse(self.directory, holder or "?") from exc
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            await asyncio.sleep(LOOK_AGAIN_S)
+        raise StartError(
+            f"data directory {self.directory}: `chatd doctor` or `chatd backup` looks at it: start when that is done"
+        )
 
     def _unlock(self) -> None:
         os.close(self._lock_fd)
@@ -301,3 +321,16 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
     async def counts(self) -> Counts:
         """See `MessageStore.counts`."""
         return await self.engine.read(lambda db: Counts(*db.execute(QUERY["counts"]).fetchone()))
+
+
+def _make_private(directory: Path) -> None:
+    """Let nobody else look into a data directory; one that holds other things as well is not ours to close.
+
+    Raises: StartError – others may write there; OSError.
+    """
+    if all(name.startswith(OWN) for name in os.listdir(directory)):
+        directory.chmod(0o700)
+    elif stat.S_IMODE(directory.stat().st_mode) & stat.S_IWOTH:
+        raise StartError(
+            f"data directory {directory}: everybody may write there, and it holds other things: name one of its own"
+        )

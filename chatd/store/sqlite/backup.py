@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,18 +21,19 @@ import msgspec
 from msgspec import Struct
 
 from chatd.errors import StartError, Unavailable
+from chatd.newfile import PART, new_file, sync
+from chatd.settings import CONFIG_NAME
 from chatd.store.base import Counts
-from chatd.store.sqlite import FILE_NAME, LOCK_NAME
+from chatd.store.sqlite import FILE_NAME, LOCK_NAME, DirectoryInUse
 from chatd.store.sqlite.engine import QUERY
 from chatd.store.sqlite.schema import migrations
-from chatd.store.sqlite.wholeness import check_end, check_log, holder, index_kept, problems
+from chatd.store.sqlite.wholeness import check_end, check_log, index_kept, looking, problems
 
 MAGIC = b"chatd backup 1\n\x00"
 TAIL_BYTES = 8 + len(MAGIC)
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 PAGES_PER_STEP = 4_096
 PIECE_BYTES = 1024 * 1024
-PART = ".part"
 
 
 class Manifest(Struct, frozen=True):
@@ -74,48 +75,28 @@ def take(
     path = directory / FILE_NAME
     if not path.is_file():
         raise StartError(f"no {FILE_NAME} in {directory}: name the data directory of the server with --data-dir")
-    if target.exists():
-        raise StartError(f"{target} is there already and stays as it is; name another file")
-    still = holder(directory / LOCK_NAME) is None
-    if still and not salvage:
-        check_end(path)
-        check_log(path)
-    part = target.with_name(target.name + PART)
-    # What tells that the log was cut must outlast its salvage: the old directory is not to be served after it.
-    with _made(part) as file, index_kept(path) if still and salvage else nullcontext():
-        try:
-            _copy(path, part, tell)
-            manifest = _described(file, part, version=version, now_ms=now_ms, config=config)
-            raw = msgspec.json.encode(manifest)
-            file.seek(0, os.SEEK_END)
-            file.write(raw + len(raw).to_bytes(8, "big") + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-            _publish(part, target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    with new_file(target) as (file, part), ExitStack() as held:
+        server = held.enter_context(looking(directory / LOCK_NAME))
+        if server is None and salvage:
+            # What tells that the log was cut must outlast its salvage: the old directory is not to be served after it.
+            held.enter_context(index_kept(path))
+        elif server is None:
+            check_end(path)
+            check_log(path)
+            held.close()  # a server may start meanwhile: what is copied is what was there before
+        _copy(path, part, tell)
+        manifest = _described(file, part, version=version, now_ms=now_ms, config=config)
+        raw = msgspec.json.encode(manifest)
+        file.seek(0, os.SEEK_END)
+        file.write(raw + len(raw).to_bytes(8, "big") + MAGIC)
     return manifest
 
 
-@contextmanager
-def _made(part: Path) -> Iterator[BinaryIO]:
-    """The file that the backup grows in; what an earlier one left there is thrown away."""
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "r+b") as file:
-        if os.fstat(fd).st_uid != os.geteuid():
-            raise StartError(f"{part} belongs to somebody else, who could read the backup: delete it")
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise StartError(f"{part}: another backup writes it; wait for it, or name another file") from exc
-        os.fchmod(fd, 0o600)
-        os.ftruncate(fd, 0)
-        yield file
-
-
 def _copy(path: Path, part: Path, tell: Tell) -> None:
-    uri = f"{path.absolute().as_uri()}?mode=ro"
+    # Where nothing can be written nobody writes, and SQLite needs no index beside the file.
+    log = path.with_name(f"{path.name}-wal")
+    read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not (log.exists() and log.stat().st_size)
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if read_only else ''}"
     try:
         with (
             closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as source,
@@ -137,7 +118,10 @@ def _described(file: BinaryIO, part: Path, *, version: str, now_ms: int, config:
     with closing(sqlite3.connect(f"{part.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as copy:
         for line in problems(copy, full=False):
             raise StartError(f"the database is damaged, and a backup of it would be, too: {line}; `chatd doctor`")
-        counts, schema, incarnation = _told(copy)
+        try:
+            counts, schema, incarnation = _told(copy)
+        except (sqlite3.Error, TypeError) as exc:
+            raise StartError(f"the database is not one of chatd's, or damaged ({exc}); `chatd doctor`") from exc
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     return Manifest(version, now_ms, schema, incarnation, counts, size, _digest(file, size), config)
@@ -162,26 +146,6 @@ def _digest(file: BinaryIO, size: int, into: BinaryIO | None = None) -> str:
     return digest.hexdigest()
 
 
-def _publish(part: Path, target: Path) -> None:
-    """Give it its name, unless that was taken meanwhile."""
-    try:
-        os.link(part, target)
-    except FileExistsError as exc:
-        raise StartError(f"{target} came to be meanwhile and stays as it is; name another file") from exc
-    except OSError:  # a file system without links
-        part.replace(target)
-    part.unlink(missing_ok=True)
-    _sync(target.parent)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def manifest_of(file: BinaryIO, name: Path) -> Manifest:
     """The manifest of an open backup. Raises: StartError – it is none, or lacks its end."""
     size = file.seek(0, os.SEEK_END)
@@ -202,68 +166,120 @@ def manifest_of(file: BinaryIO, name: Path) -> Manifest:
     return manifest
 
 
-def put_back(name: Path, directory: Path, *, config_name: str, config: Callable[[str], str], verify: bool) -> Manifest:
+def put_back(name: Path, directory: Path, *, config: Callable[[str], str], verify: bool) -> Manifest:
     """Make a data directory of a backup, with a new incarnation; the checksum and the counts are compared.
 
-    ``config``: makes the text that is written as ``config_name`` of the one in the backup. ``verify``: look at every
+    ``config``: makes the text of `CONFIG_NAME` of the one in the backup. ``verify``: look at every
     index and every message as well. Either all of it is there at the end, or no database.
-    Raises: StartError – the backup is damaged, or the directory is not empty; OSError.
+    Raises: StartError – the backup is damaged, or the directory is not empty or in use; Unavailable; OSError.
     """
     with name.open("rb") as file:
         manifest = manifest_of(file, name)
-        _check_empty(directory)
+        newest = migrations()[-1].number
+        if manifest.schema > newest:
+            raise StartError(
+                f"{name} has schema {manifest.schema}, this chatd knows {newest}: run chatd {manifest.version}"
+            )
+        _check_place(directory, manifest)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        part = directory / (FILE_NAME + PART)
-        try:
-            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            file.seek(0)
-            with open(fd, "r+b") as copy:
-                if _digest(file, manifest.bytes, copy) != manifest.sha256:
-                    raise StartError(f"{name} is damaged: its checksum is not that of its manifest; take another one")
-            with closing(sqlite3.connect(part, isolation_level=None)) as db:
-                _begin_anew(db, manifest, name, verify=verify)
-            if manifest.config is not None:
-                (directory / config_name).touch(mode=0o600)
-                (directory / config_name).write_text(config(manifest.config), "utf-8")
-            with part.open("rb") as copy:
-                os.fsync(copy.fileno())
-            part.replace(directory / FILE_NAME)
-            _sync(directory)
-        except BaseException:
-            for one in (part, part.with_name(f"{part.name}-journal"), directory / config_name):
-                with suppress(FileNotFoundError):
-                    one.unlink()
-            raise
+        with _alone(directory):
+            _check_place(directory, manifest)
+            directory.chmod(0o700)
+            part = directory / (FILE_NAME + PART)
+            try:
+                _remove(directory, *_leftovers(directory))
+                with _fresh(part) as copy:
+                    file.seek(0)
+                    if _digest(file, manifest.bytes, copy) != manifest.sha256:
+                        raise StartError(
+                            f"{name} is damaged: its checksum is not that of its manifest; take another one"
+                        )
+                _begin_anew(part, manifest, name, verify=verify)
+                with part.open("rb") as copy:
+                    os.fsync(copy.fileno())
+                if manifest.config is not None:
+                    with _fresh(directory / CONFIG_NAME) as text:
+                        text.write(config(manifest.config).encode())
+                        text.flush()
+                        os.fsync(text.fileno())
+                part.replace(directory / FILE_NAME)
+                sync(directory)
+                sync(directory.parent)
+            except BaseException:
+                _remove(directory, part.name, f"{part.name}-journal", CONFIG_NAME, FILE_NAME, LOCK_NAME)
+                raise
     return manifest
 
 
-def _check_empty(directory: Path) -> None:
+def _fresh(path: Path) -> BinaryIO:
+    """A file that was not there, mode 0600. Raises: OSError – something has its name, a link to elsewhere perhaps."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o600), "r+b")
+
+
+def _remove(directory: Path, *names: str) -> None:
+    for name in names:
+        with suppress(FileNotFoundError):
+            (directory / name).unlink()
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """No server begins there meanwhile, and nobody else puts a backup back. Raises: DirectoryInUse; OSError."""
+    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            raise DirectoryInUse(directory, holder or "?") from exc
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _leftovers(directory: Path) -> list[str]:
+    """What a restore leaves that was killed; without a part there is only its lock."""
+    names = {one.name for one in directory.iterdir()}
+    part = FILE_NAME + PART
+    return sorted(names & {part, f"{part}-journal", CONFIG_NAME}) if part in names else []
+
+
+def _check_place(directory: Path, manifest: Manifest) -> None:
+    """Raises: StartError – something is there, or too little room."""
     if directory.exists():
-        found = sorted(one.name for one in directory.iterdir() if one.name != FILE_NAME + PART)
+        known = {LOCK_NAME, *_leftovers(directory)}
+        found = sorted(one.name for one in directory.iterdir() if one.name not in known)
         if found:
             raise StartError(
                 f"{directory} is not empty ({found[0]}): a backup is put back into a new directory; "
                 "name one with --data-dir"
             )
-    if shutil.disk_usage(next(one for one in (directory, *directory.absolute().parents) if one.exists())).free == 0:
-        raise StartError(f"{directory}: the disk is full")
+    free = shutil.disk_usage(next(one for one in (directory, *directory.absolute().parents) if one.exists())).free
+    if free < manifest.bytes:
+        raise StartError(f"{directory}: the disk is full: {manifest.bytes} bytes are needed, and {free} are free")
 
 
-def _begin_anew(db: sqlite3.Connection, manifest: Manifest, name: Path, *, verify: bool) -> None:
+def _begin_anew(part: Path, manifest: Manifest, name: Path, *, verify: bool) -> None:
+    """Look through the copy, and give its history a new name. Raises: StartError, Unavailable."""
     from chatd.store.sqlite.rows import damaged_rows
 
-    db.execute("PRAGMA journal_mode = DELETE")
-    for line in problems(db, full=verify):
-        raise StartError(f"{name} is damaged: {line}; take another one")
-    counts, schema, incarnation = _told(db)
-    newest = migrations()[-1].number
-    if schema > newest:
-        raise StartError(f"{name} has schema {schema}, this chatd knows {newest}: run chatd {manifest.version}")
-    if (counts, schema, incarnation) != (manifest.counts, manifest.schema, manifest.incarnation):
-        raise StartError(f"{name} is damaged: it does not hold what its manifest says; take another one")
-    if verify:
-        for line in damaged_rows(db):
-            raise StartError(f"{name} is damaged: {line}; take another one")
-    values = {"incarnation": secrets.token_hex(8), "open_since_boot": ""}
-    db.executemany("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", values.items())
+    try:
+        with closing(sqlite3.connect(part, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = DELETE")
+            for line in problems(db, full=verify):
+                raise StartError(f"{name} is damaged: {line}; take another one")
+            if _told(db) != (manifest.counts, manifest.schema, manifest.incarnation):
+                raise StartError(f"{name} is damaged: it does not hold what its manifest says; take another one")
+            if verify:
+                for line in damaged_rows(db):
+                    raise StartError(f"{name} is damaged: {line}; take another one")
+            values = {"incarnation": secrets.token_hex(8), "open_since_boot": ""}
+            anew = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+            db.executemany(anew, values.items())
+    except sqlite3.Error as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise Unavailable(f"{part.parent}: the disk is full") from exc
+        raise StartError(f"{name} is damaged, or no backup of a chatd ({exc}); take another one") from exc

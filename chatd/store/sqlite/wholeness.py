@@ -175,18 +175,31 @@ def _index(raw: bytes) -> _Index | None:
     return _Index(frames, backfilled, first[32:40])
 
 
-def holder(lock: Path) -> str | None:
-    """The id of the process that uses a directory, or None: nobody does. ``lock``: the file that it locks."""
+@contextmanager
+def looking(lock: Path) -> Iterator[str | None]:
+    """Gives the id of the process that uses a directory, or None: nobody does, and nobody begins to meanwhile.
+
+    ``lock``: the file that a server locks. One that starts waits for who looks, but not for long: look shortly.
+    """
     import fcntl
 
     try:
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # nobody can have locked what is not there
-        return None
+        yield None
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "?"
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            yield os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "?"
+        else:
+            yield None
     finally:
         os.close(fd)
-    return None
+
+
+def holder(lock: Path) -> str | None:
+    """The id of the process that uses a directory, or None: nobody does. ``lock``: the file that it locks."""
+    with looking(lock) as pid:
+        return pid
