@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from typing import Any
@@ -45,7 +46,7 @@ EXIT_INTERRUPTED = 130
 
 
 class Program(click.Group):
-    """The root. Whatever chatd raises on purpose becomes one line and an exit code; ^C says nothing."""
+    """The root. Whatever chatd raises on purpose, or the system says, becomes one line and an exit code; ^C nothing."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,6 +55,11 @@ class Program(click.Group):
             code = next((code for kind, code in EXIT_CODES.items() if isinstance(exc, kind)), EXIT_FAILED)
             click.echo(f"chatd: {' '.join(str(exc).split())}", err=True)
             ctx.exit(code)
+        except OSError as exc:
+            if exc.errno == errno.EPIPE:  # nobody listens any more: click ends without a word
+                raise
+            click.echo(f"chatd: {f'{exc.filename}: ' if exc.filename else ''}{exc.strerror or exc}", err=True)
+            ctx.exit(EXIT_FAILED)
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(EXIT_INTERRUPTED)
 

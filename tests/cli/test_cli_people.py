@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import stat
 from typing import Any
@@ -68,7 +69,7 @@ async def _to_a_file(place: Place) -> None:
     assert len(_lines(path.read_text("utf-8"))) == 703 + 2 + 4
     again = await place.run("export", "alice", "alice.jsonl")
     assert (again.code, again.err) == (
-        1,
+        3,
         "chatd: alice.jsonl is there already and stays as it is; name another file\n",
     )
     nobody = await place.run("export", "nobody", "nobody.jsonl")
@@ -126,6 +127,18 @@ async def test_while_the_server_runs(place: Place) -> None:
             draft_ = {"id": protocol.new_message_id(), "to": "alice", "body": "are you there?"}
             async with http.post(f"{server.url}/v1/messages", json=draft_) as answer:
                 assert answer.status == 404
+
+
+async def test_a_full_disk_behind_standard_output_is_one_line(place: Place) -> None:
+    await _made(place)
+    for verb in (("export", "alice"), ("user", "list")):
+        full = os.open("/dev/full", os.O_WRONLY)
+        process = await asyncio.create_subprocess_exec(
+            *place.program, *verb, cwd=place.directory, env=place.env, stdout=full, stderr=asyncio.subprocess.PIPE
+        )
+        os.close(full)
+        told = (await process.communicate())[1].decode()
+        assert (process.returncode, told) == (1, "chatd: No space left on device\n")
 
 
 async def test_with_redis(place: Place, chatd_redis: RedisServer) -> None:

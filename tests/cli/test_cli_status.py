@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import pytest
 from cli_rig import Place
 
 from chatd import admin
-from chatd.cli.common import Failed
+from chatd.cli.common import Failed, load_settings
 from chatd.cli.looking import Look, must_be_there
 from chatd.cli.report import WIDTH, report
-from chatd.errors import NoServer
+from chatd.errors import NoServer, StartError
 from chatd.stats import Buckets, ClusterSnapshot, Hot, SlowDevice, Snapshot, Worker
 from chatd.testing.redis_server import RedisServer
 
@@ -190,6 +191,15 @@ async def test_who_may_not_look_is_told_so(place: Place, monkeypatch: pytest.Mon
         must_be_there(Look(), place.data)
     with pytest.raises(NoServer):
         must_be_there(Look(), place.data / "absent")
+
+
+def test_a_directory_that_is_closed_to_this_user_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stat(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))  # root may always
+
+    monkeypatch.setattr("pathlib.Path.stat", stat)
+    with pytest.raises(StartError, match=r"^data directory /srv/x: Permission denied: run this as the user that"):
+        load_settings(None, "/srv/x")
 
 
 async def test_an_unknown_worker_is_named(place: Place) -> None:
