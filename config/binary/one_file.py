@@ -28,11 +28,7 @@ LOOK_S = 1.0
 
 def prepare() -> None:
     """Call it first, in the main thread."""
-    # Libraries of ours are for this process, which has found them; programs that it starts have their own.
-    before = os.environ.pop("LD_LIBRARY_PATH_ORIG", None)
-    os.environ.pop("LD_LIBRARY_PATH", None)
-    if before is not None:
-        os.environ["LD_LIBRARY_PATH"] = before
+    # LD_LIBRARY_PATH stays: the only program that chatd starts is chatd, which does not set it a second time.
     if UNPACKED not in os.environ:
         return
     if PREPARED in os.environ:

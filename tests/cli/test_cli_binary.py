@@ -92,6 +92,16 @@ def _processes(place: Place) -> set[int]:
     return found
 
 
+def _borrowed(place: Place, made: Path) -> set[str]:
+    """What its processes have of this machine though the binary brings it along: other machines may lack it."""
+    with tarfile.open(next(made.glob("chatd-*.tar.gz"))) as tar:
+        brought = {Path(name).name for name in tar.getnames() if ".so" in name}
+    maps = "".join(Path(f"/proc/{pid}/maps").read_text("utf-8") for pid in _processes(place))
+    mapped = {Path(path) for path in re.findall(r" (/\S+)$", maps, re.MULTILINE)}
+    assert any(path.name in brought for path in mapped)
+    return {str(path) for path in mapped if path.name in brought and not path.is_relative_to(place.directory)}
+
+
 async def _until_none(place: Place) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while _processes(place):  # noqa: ASYNC110 - polled
@@ -139,9 +149,10 @@ async def test_it_measures_itself(place: Place) -> None:
     await _until_none(place)
 
 
-async def test_two_workers_on_a_redis_and_two_people(place: Place) -> None:
+async def test_two_workers_on_a_redis_and_two_people(place: Place, made: Path) -> None:
     with RedisServer(appendfsync="always") as redis:
         place.env = {
+            "TMPDIR": str(place.directory),
             "CHATD_STORE_KIND": "redis",
             "CHATD_STORE_REDIS_URL": redis.url,
             "CHATD_CLUSTER_BUS_URL": redis.url,
@@ -150,6 +161,7 @@ async def test_two_workers_on_a_redis_and_two_people(place: Place) -> None:
         async with await place.start("cluster", "--workers", "2", "--port", "0") as cluster:
             url = (await cluster.until(r"serves on (http://\S+) with 2 workers"))[1]
             assert (await place.run("health", "--url", url)).out == "ready\n"
+            assert _borrowed(place, made) == set()
             await _talk(place, url)
             assert await cluster.end(signal.SIGTERM) == 0, cluster.said
         await _until_none(place)
