@@ -114,9 +114,10 @@ class Listening:
         runner = web.AppRunner(app, handle_signals=False)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        inside = handlers(cast(web.Server, runner.server), keepalive_s=KEEPALIVE_S)  # `setup` made it
         limits, head_s = self._settings.limits, self._settings.timing.head_s
-        proxies = parse_networks(self._settings.server.trusted_proxies)
+        proxies, tell = parse_networks(self._settings.server.trusted_proxies), sockets.services.security.tell
+        server = cast(web.Server, runner.server)  # `setup` made it
+        inside = handlers(server, keepalive_s=KEEPALIVE_S, tell=tell, proxies=proxies)
         turnstile = Turnstile(
             limits.upgrades_per_s,
             limits.upgrades_burst,
@@ -132,7 +133,7 @@ class Listening:
             head_s=head_s,
             doors=self._doors,
             turnstile=turnstile,
-            tell=sockets.services.security.tell,
+            tell=tell,
             proxies=proxies,
             head=head,
         )

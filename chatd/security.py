@@ -44,7 +44,7 @@ EVENTS: dict[str, Event] = {
         Event("token_refused", True, "A token that is wrong, expired or revoked, or of a disabled account (`reason`)."),
         Event("origin_refused", True, "A page of another site tried: its `origin` is not in server.origins."),
         Event("rate_limited", True, "Over a rate; `what`: logins, requests, connections, frames or messages."),
-        Event("head_refused", True, "A request head that was begun and not ended in time or in bounds (`status`)."),
+        Event("head_refused", True, "A request head that is none, or was not ended in time or in bounds (`status`)."),
         Event("protocol_broken", True, "What no client sends: the connection ended with `code` and `reason`."),
         Event("logged_in", False, "A new device and its token."),
         Event("registered", False, "A new account."),

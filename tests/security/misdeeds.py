@@ -190,8 +190,9 @@ class _Deeds:
     async def _begin_and_never_end(self) -> None:
         """Such a head cannot be believed about its client, so one comes past the proxy, and one through it."""
         head = f"GET /v1/ws HTTP/1.1\r\nX-Forwarded-For: {SPOOFED}\r\nX: ".ljust(HEAD_BYTES_MAX + 1, "x")
-        await self._raw(head, come_from="127.0.0.2")
-        self.foes["127.0.0.2"] = "head_refused"
+        for foe, what in (("127.0.0.2", head), ("127.0.0.3", f"{head[:60]}\x00\r\n\r\n")):
+            await self._raw(what, come_from=foe)
+            self.foes[foe] = "head_refused"
         await self._raw(head)
 
     async def _talk_over_http(self, tokens: dict[str, str]) -> None:

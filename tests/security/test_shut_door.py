@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from chatd import listening
 from chatd.client.wire import websocket_url
@@ -91,7 +92,10 @@ SECOND = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 )
 async def test_a_request_that_two_readers_could_read_differently_is_refused_with_all_behind_it(head: bytes) -> None:
     async with ChatServer() as server:
-        answer = await said(server, b"POST /v1/login HTTP/1.1\r\nHost: x\r\n" + head + SECOND)
+        with capture_logs() as logged:
+            answer = await said(server, b"POST /v1/login HTTP/1.1\r\nHost: x\r\n" + head + SECOND)
+    (told,) = (line for line in logged if line["event"] == "head_refused")
+    assert (told["address"], told["status"], told["log_level"]) == ("127.0.0.1", 400, "warning")
     assert b" 400 " in answer.partition(b"\r\n")[0]
     assert b"aiohttp" not in answer
     assert b"Server: chatd\r\n" in answer
