@@ -51,7 +51,7 @@ class _Handler(web.RequestHandler):
 def handlers(
     server: web.Server, *, keepalive_s: float, tell: Tell, proxies: Sequence[Network] = ()
 ) -> Callable[[], web.RequestHandler]:
-    """What makes a handler for each connection to ``server``. ``tell`` hears of heads that are none, by `peer_address`."""
+    """What makes a handler for each connection to ``server``. ``tell``: as `Door` has it; `peer_address` is blamed."""
     loop = asyncio.get_running_loop()
 
     def on_refused(remote: str | None, status: int) -> None:
