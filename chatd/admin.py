@@ -191,9 +191,9 @@ async def _serving(
         await web.SockSite(runner, sock).start()
         yield
     finally:
+        _remove(path)  # while it listens: later it could be the name of another process's socket
         await runner.cleanup()
         sock.close()
-        _remove(path)
 
 
 def sockets(directory: Path) -> list[Path]:

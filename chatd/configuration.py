@@ -6,6 +6,7 @@ Source of a value, the later wins: default, TOML file, environment (``CHATD_SERV
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -18,6 +19,9 @@ from msgspec import Meta, Struct
 
 from chatd.errors import ConfigError
 from chatd.settings import Settings, host_and_port
+
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+"""What a browser sends as its origin, or all of them; it is compared as it is."""
 
 
 class Row(Struct, frozen=True):
@@ -105,8 +109,8 @@ def load(
             raise ConfigError(f"{path}: not TOML: {exc}") from exc
         _known(tree, str(path))
     rows = {f"{r.section}.{r.name}": r for r in table()}
-    for key, row in rows.items():
-        text = (os.environ if env is None else env).get("CHATD_" + key.replace(".", "_").upper())
+    for row in rows.values():
+        text = (os.environ if env is None else env).get(_variable(row))
         if text is not None:
             tree.setdefault(row.section, {})[row.name] = _from_text(text, row)
     for key, value in (overrides or {}).items():
@@ -154,7 +158,26 @@ def _from_text(text: str, row: Row) -> Any:
         return text  # the conversion names the setting and the type it wants
 
 
+def strays(env: Mapping[str, str] | None = None) -> list[str]:
+    """Environment variables that look like settings and are none, a line each."""
+    prefixes = tuple(f"CHATD_{section.name.upper()}_" for section in msgspec.structs.fields(Settings))
+    known = [_variable(row) for row in table()]
+    names = [name for name in (os.environ if env is None else env) if name.startswith(prefixes) and name not in known]
+    return [f"{name} is set, and is no setting{_neighbour(name, known)}" for name in sorted(names)]
+
+
+def _variable(row: Row) -> str:
+    return f"CHATD_{row.section}_{row.name}".upper()
+
+
 def _consistent(settings: Settings) -> Settings:
+    for row in table():
+        value = getattr(getattr(settings, row.section), row.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{row.section}.{row.name}: {value} is no number that can be waited for or counted to")
+    for origin in settings.server.origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ConfigError(f"server.origins: {origin!a}: it is written as https://chat.example, without a path")
     limits, accounts, timing = settings.limits, settings.accounts, settings.timing
     if timing.pong_s > timing.heartbeat_s:
         raise ConfigError(f"timing.pong_s: {timing.pong_s} is longer than timing.heartbeat_s ({timing.heartbeat_s})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -156,7 +157,7 @@ class Listening:
             raise StartError(f"server.host {server.host}: {exc.strerror}") from exc
         except OSError as exc:
             raise StartError(
-                f"cannot listen on {server.host}:{server.port}: {exc.strerror or exc}; "
+                f"cannot listen on {server.host}:{server.port}: {os.strerror(exc.errno) if exc.errno else exc}; "
                 "stop what listens there, or choose another with --port"
             ) from exc
         self.port = self._port_listener.sockets[0].getsockname()[1]

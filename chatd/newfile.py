@@ -24,6 +24,17 @@ def new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     if os.path.lexists(target):
         raise StartError(f"{target} is there already and stays as it is; name another file")
     part = target.with_name(target.name + PART)
+    try:
+        with _held(part, target) as file:
+            yield file, part
+    except OSError as exc:
+        if exc.filename is None:  # of a write, as on a full disk
+            exc.filename = str(part)
+        raise
+
+
+@contextmanager
+def _held(part: Path, target: Path) -> Iterator[BinaryIO]:
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "r+b") as file:
         if os.fstat(fd).st_uid != os.geteuid():
@@ -35,7 +46,7 @@ def new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
         os.fchmod(fd, 0o600)
         os.ftruncate(fd, 0)
         try:
-            yield file, part
+            yield file
             file.flush()
             os.fsync(fd)
             _publish(part, target)

@@ -57,6 +57,8 @@ def check(file: Path | None) -> None:
     accounts = settings.accounts
     if accounts.jwt_keys:
         jwt_keys.load(Path(accounts.jwt_keys), audience=accounts.jwt_audience, issuer=accounts.jwt_issuer)
+    for line in configuration.strays():
+        click.echo(line, err=True)
     if path is None:
         missing = Path(settings.server.data_dir) / CONFIG_NAME
         click.echo(f"{missing} is not there: the defaults and the environment hold, and they are right.")

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chatd import jwt_keys
+from chatd.configuration import strays
 from chatd.doctor import database, files, machine, redis
 from chatd.doctor.finding import Finding, State
 from chatd.errors import ConfigError
 from chatd.limits import parse_networks
 from chatd.settings import Settings
+from chatd.transport.tls import Certificate, require_encryption
 
 __all__ = ["Finding", "State", "examine"]
 
@@ -23,6 +25,7 @@ def examine(settings: Settings, *, full: bool = False) -> list[Finding]:
     """
     directory = Path(settings.server.data_dir)
     found = list(_configuration(settings))
+    ours = files.processes(directory)
     if settings.store.kind == "sqlite":
         found += files.examine(directory)
         found += machine.disk(directory)
@@ -33,9 +36,10 @@ def examine(settings: Settings, *, full: bool = False) -> list[Finding]:
         found += files.examine(directory) if directory.is_dir() else []  # the configuration and sockets may be there
         newest_ms = 0
     found += machine.clock(newest_ms)
-    found += machine.ports(settings)
-    found += machine.open_files(settings.limits.connections_max)
+    found += machine.ports(settings, ours)
+    found += machine.open_files(settings.limits.connections_max, min(ours, default=0))
     found += machine.certificate(settings.server.tls_certificate)
+    found += machine.key(settings.server.tls_key)
     if settings.store.kind == "redis" or settings.cluster.bus_url:
         found += asyncio.run(redis.examine(settings))
     return found
@@ -46,11 +50,16 @@ def _configuration(settings: Settings) -> Iterable[Finding]:
     accounts = settings.accounts
     try:
         parse_networks(settings.server.trusted_proxies)
+        require_encryption(settings.server)
+        if settings.server.tls_certificate:
+            Certificate(settings.server)
         if accounts.jwt_keys:
             jwt_keys.load(Path(accounts.jwt_keys), audience=accounts.jwt_audience, issuer=accounts.jwt_issuer)
     except ConfigError as exc:
         yield Finding("configuration", "fail", str(exc), "correct it; `chatd config check` says when it is right")
         return
+    for line in strays():
+        yield Finding("configuration", "warn", line, "correct its name; it is not looked at")
     if settings.store.kind == "memory":
         yield Finding("configuration", "warn", "store.kind is memory: all is gone at exit", 'set store.kind = "sqlite"')
         return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from chatd.cli.looking import look
 from chatd.doctor.finding import Finding
 from chatd.settings import CONFIG_NAME
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME
@@ -33,6 +35,15 @@ def examine(directory: Path, uid: int | None = None) -> Iterator[Finding]:
     yield from problems
     pid = holder(directory / LOCK_NAME)
     yield Finding("server", "ok", "none runs on this directory" if pid is None else f"process {pid} serves it")
+
+
+def processes(directory: Path) -> frozenset[int]:
+    """The processes that serve a directory, as far as they can be asked."""
+    found = asyncio.run(look(directory))
+    pids = {one.pid for one in found.servers} | {found.cluster.pid if found.cluster else 0}
+    if (pid := holder(directory / LOCK_NAME) or "").isdecimal():
+        pids.add(int(pid))
+    return frozenset(pids - {0})
 
 
 def _owners(directory: Path, owner: int, uid: int) -> Iterator[Finding]:

@@ -7,10 +7,12 @@ import os
 import resource
 import shutil
 import socket
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from chatd.cli.process import SPARE_FILES
 from chatd.doctor.finding import Finding, size
@@ -24,7 +26,6 @@ CLOCK_LOOK_S = 0.1
 CLOCK_STEP_S_WARN = 0.05
 BEGINNING_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # this program is younger
 CERTIFICATE_WARN = timedelta(days=14)
-OURS = "set server.host to an address of this machine"
 LISTENING = "0A"  # the state in /proc/net/tcp
 
 
@@ -40,6 +41,8 @@ def disk(directory: Path) -> Iterator[Finding]:
         yield Finding("disk", "warn", f"{size(usage.free)} of {size(usage.total)} are free", "free some space there")
     else:
         yield Finding("disk", "ok", f"{size(usage.free)} of {size(usage.total)} are free")
+    if about.f_flag & os.ST_RDONLY:
+        yield Finding("disk", "fail", "it is mounted for reading only", "mount it for writing")
     if about.f_files and about.f_favail < INODES_FAIL:  # 0: a file system that does not count them
         out = "delete files that are not needed: none can be made"
         yield Finding("disk", "fail", f"{about.f_favail} of {about.f_files} inodes are free", out)
@@ -64,43 +67,51 @@ def clock(newest_ms: int, now_s: float | None = None) -> Iterator[Finding]:
         yield Finding("clock", "ok", f"it says {shown}")
 
 
-def ports(settings: Settings) -> Iterator[Finding]:
-    """Whether the server can listen where it is to, or does."""
+def ports(settings: Settings, ours: Collection[int] = ()) -> Iterator[Finding]:
+    """Whether the server can listen where it is to, or does. ``ours``: the processes that serve its directory."""
     server = settings.server
     if server.port:
-        yield port(server.host, server.port)
+        yield port(server.host, server.port, ours)
     else:
         yield Finding("port", "ok", "any free one")
     if server.metrics_listen:
-        yield port(*host_and_port(server.metrics_listen))
+        host, number = host_and_port(server.metrics_listen)
+        yield port(host, number, ours, ("server.metrics_listen", "server.metrics_listen"))
 
 
-def port(host: str, number: int) -> Finding:
-    """Whether one can listen there; if not, who does."""
+def port(
+    host: str, number: int, ours: Collection[int] = (), names: tuple[str, str] = ("server.host", "server.port")
+) -> Finding:
+    """Whether one can listen there; if not, who does. ``names``: of the settings of the two."""
+    where = f"{f'[{host}]' if ':' in host else host}:{number}"
+    out = f"set {names[0]} to an address of this machine"
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(1)
+        for family, _, _, _, address in socket.getaddrinfo(host, number, type=socket.SOCK_STREAM):
+            _try(family, address)
     except socket.gaierror as exc:
-        return Finding(
-            "port", "fail", f"server.host {host}: {exc.strerror}", "set server.host to an address of this machine"
-        )
+        return Finding("port", "fail", f"{names[0]} {host}: {exc.strerror}", out)
     except OSError as exc:
-        where = f"{host}:{number}"
         if exc.errno == errno.EADDRINUSE:
             pid, program = _who_listens(number)
-            if "chatd" in program:
-                return Finding("port", "ok", f"{where}: chatd listens there (process {pid})")
+            if pid in ours:
+                return Finding("port", "ok", f"{where}: this server listens there (process {pid})")
             who = f"process {pid} ({program[:60]})" if pid else "a process of another user"
-            return Finding("port", "fail", f"{where}: {who} listens there", "stop it, or set server.port")
+            return Finding("port", "fail", f"{where}: {who} listens there", f"stop it, or set {names[1]}")
         if exc.errno == errno.EACCES:
-            return Finding(
-                "port", "fail", f"{where}: ports below 1024 need a right", "set server.port, or put a proxy in front"
-            )
-        return Finding("port", "fail", f"{where}: {exc.strerror}", "set server.host to an address of this machine")
-    return Finding("port", "ok", f"{host}:{number} is free")
+            out = f"set {names[1]}, or put a proxy in front"
+            return Finding("port", "fail", f"{where}: ports below 1024 need a right", out)
+        return Finding("port", "fail", f"{where}: {exc.strerror}", out)
+    return Finding("port", "ok", f"{where} is free")
+
+
+def _try(family: int, address: Any) -> None:
+    """Listen for a moment as the server would. Raises: OSError."""
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(1)
 
 
 def _who_listens(number: int) -> tuple[int, str]:
@@ -123,19 +134,20 @@ def _who_listens(number: int) -> tuple[int, str]:
     return 0, ""
 
 
-def open_files(connections_max: int) -> Iterator[Finding]:
-    """A connection needs a file."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def open_files(connections_max: int, pid: int = 0) -> Iterator[Finding]:
+    """A connection needs a file. ``pid``: the process that serves; 0: none, so what is started here is told of."""
+    try:
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except OSError:  # it ended, or belongs to somebody else
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections_max + SPARE_FILES
     if hard != resource.RLIM_INFINITY and hard < wanted:
         found = f"{hard}, which is less than limits.connections_max and {SPARE_FILES}: {wanted}"
-        yield Finding(
-            "open files", "warn", found, f"set LimitNOFILE={wanted} in the unit, or lower limits.connections_max"
-        )
+        out = f"set LimitNOFILE={wanted} in the unit, or lower limits.connections_max"
+        yield Finding("open files", "warn", found, out)
     else:
-        yield Finding(
-            "open files", "ok", "unlimited" if hard == resource.RLIM_INFINITY else f"{hard}, {wanted} are needed"
-        )
+        told = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard}, {wanted} are needed"
+        yield Finding("open files", "ok", told)
 
 
 def certificate(path: str, now: datetime | None = None) -> Iterator[Finding]:
@@ -157,3 +169,10 @@ def certificate(path: str, now: datetime | None = None) -> Iterator[Finding]:
         yield Finding("certificate", "warn", found, "renew it")
     else:
         yield Finding("certificate", "ok", found)
+
+
+def key(path: str) -> Iterator[Finding]:
+    """Whether everybody may read the certificate's key; "": there is none."""
+    if path and os.path.exists(path) and (mode := os.stat(path).st_mode) & stat.S_IRWXO:
+        found = f"{path} has mode {stat.S_IMODE(mode):04o}: whoever reads it can pass for this server"
+        yield Finding("certificate", "warn", found, f"chmod 600 {path}")

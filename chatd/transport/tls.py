@@ -34,6 +34,8 @@ def require_encryption(server: ServerSettings) -> None:
 class Certificate:
     """``server.tls_certificate`` and ``server.tls_key``, two PEM files. ``context`` is what listens.
 
+    ``until``: the end of the certificate in force.
+
     Raises: ConfigError – one of them cannot be used, or they do not belong together.
     """
 
@@ -41,6 +43,7 @@ class Certificate:
         self._certificate = Path(server.tls_certificate)
         self._key = Path(server.tls_key)
         self._timer: asyncio.TimerHandle | None = None
+        self.until: datetime
         self._tried = self._stamps()
         self._in_force = self._load()
         self.context = self._load()
@@ -64,17 +67,8 @@ class Certificate:
             log.error("tls_not_renewed", error=str(exc))  # noqa: TRY400 - the line says all there is
             return False
         log.info("tls_renewed", until=self.until.isoformat())
+        self.warn()
         return True
-
-    @property
-    def until(self) -> datetime:
-        """The end of the certificate in the file. Raises: ConfigError."""
-        from cryptography import x509  # who has no certificate does not wait for it
-
-        try:
-            return x509.load_pem_x509_certificate(self._certificate.read_bytes()).not_valid_after_utc
-        except (OSError, ValueError) as exc:
-            raise ConfigError(f"server.tls_certificate: {self._certificate}: {exc}") from exc
 
     def warn(self) -> None:
         """Log a certificate that no client will take any more."""
@@ -96,14 +90,18 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
+        found: list[bytes] = []
         for setting, path in (("tls_certificate", self._certificate), ("tls_key", self._key)):
             try:
-                path.read_bytes()
+                found.append(path.read_bytes())
             except OSError as exc:
                 raise ConfigError(f"server.{setting}: {path}: {exc.strerror or exc}") from exc
+        from cryptography import x509  # who has no certificate does not wait for it
+
         try:
             context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)
-        except (ssl.SSLError, ValueError) as exc:
+            self.until = x509.load_pem_x509_certificate(found[0]).not_valid_after_utc
+        except (OSError, ValueError) as exc:  # SSLError is an OSError; so is a file that went away meanwhile
             raise ConfigError(self._why(exc)) from exc
         return context
 

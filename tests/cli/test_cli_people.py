@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
+import resource
 import stat
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from cli_rig import Place
 
 from chatd import protocol
 from chatd.client import Client
 from chatd.client.events import GoneEvent
+from chatd.newfile import new_file
 from chatd.settings import StoreSettings
 from chatd.store.conformance.kit import draft, fill, say
 from chatd.store.redis import RedisStore
@@ -127,6 +132,18 @@ async def test_while_the_server_runs(place: Place) -> None:
             draft_ = {"id": protocol.new_message_id(), "to": "alice", "body": "are you there?"}
             async with http.post(f"{server.url}/v1/messages", json=draft_) as answer:
                 assert answer.status == 404
+
+
+def test_a_full_disk_names_the_file_and_nothing_stays(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # EFBIG, which a write meets as it does ENOSPC
+    try:
+        with pytest.raises(OSError, match=r"x\.part") as told, new_file(tmp_path / "x") as (out, _):
+            out.write(b"x" * 1_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_full_disk_behind_standard_output_is_one_line(place: Place) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
-from chatd.errors import StartError
+from chatd.errors import StartError, Unavailable
 from chatd.model import Account, Draft
 from chatd.settings import StoreSettings
 from chatd.store.base import Counts
@@ -122,7 +123,7 @@ async def test_what_a_killed_backup_or_restore_left_is_no_hindrance(tmp_path: Pa
     made = take(tmp_path / "data", tmp_path / "b")
     assert (tmp_path / "b").stat().st_size < 1_000_000
     (tmp_path / "new").mkdir()
-    for name in ("chatd.db.part", "chatd.db.part-journal", "chatd.toml", LOCK_NAME):
+    for name in ("chatd.db.part", "chatd.db.part-journal", "chatd.db.part-wal", "chatd.toml", LOCK_NAME):
         (tmp_path / "new" / name).write_bytes(b"x" * 1_000_000)
     assert put_back(tmp_path / "b", tmp_path / "new") == made
     assert names(tmp_path / "new") == [FILE_NAME, LOCK_NAME, "chatd.toml"]
@@ -175,6 +176,19 @@ async def test_what_is_whole_and_none_of_chatd_s_is_one_line(tmp_path: Path) -> 
     end = msgspec.json.encode(told)
     (tmp_path / "b").write_bytes(raw + end + len(end).to_bytes(8, "big") + backup.MAGIC)
     with pytest.raises(StartError, match="no backup of a chatd"):
+        put_back(tmp_path / "b", tmp_path / "new")
+    assert names(tmp_path / "new") == []
+
+
+async def test_a_disk_that_fills_in_a_restore_is_told_so_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(tmp_path / "data")
+    take(tmp_path / "data", tmp_path / "b")
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    monkeypatch.setattr(backup, "_told", Mock(side_effect=full))
+    with pytest.raises(Unavailable, match="the disk is full"):
         put_back(tmp_path / "b", tmp_path / "new")
     assert names(tmp_path / "new") == []
 

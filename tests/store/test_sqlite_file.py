@@ -126,6 +126,22 @@ async def test_an_upgrade_takes_a_copy_first(tmp_path: Path) -> None:
     copy.close()
 
 
+async def test_the_copy_before_an_upgrade_is_private_and_half_of_one_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("chatd.store.sqlite.schema.sync", lambda path: 1 / 0)
+        patch.setattr("pathlib.Path.replace", lambda self, target: self)
+        with pytest.raises(ZeroDivisionError):
+            await SqliteStore(tmp_path, StoreSettings(), migrations=[*STEPS, EXTRA]).open()
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+    store = SqliteStore(tmp_path, StoreSettings(), migrations=[*STEPS, EXTRA])
+    await store.open()
+    await store.close()
+    assert stat.S_IMODE((tmp_path / f"{FILE_NAME}.before-{NEXT:04d}").stat().st_mode) == 0o600
+
+
 async def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
     await stored(tmp_path, 3)
     bad = schema.Migration(NEXT, "bad", "CREATE TABLE extra (x INTEGER);\nINSERT INTO absent VALUES (1);\n", "bad")

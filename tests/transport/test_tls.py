@@ -158,6 +158,25 @@ def test_a_pair_that_cannot_be_used_is_told_in_one_line(pair: Pair, tmp_path: Pa
             Certificate(ServerSettings(tls_certificate=str(certificate), tls_key=str(key)))
 
 
+def test_what_openssl_takes_and_cannot_be_read_is_refused_and_the_old_pair_stays(pair: Pair) -> None:
+    certificate = Certificate(ServerSettings(tls_certificate=str(pair.certificate), tls_key=str(pair.key)))
+    until = certificate.until
+    trusted = pair.certificate.read_text().replace(" CERTIFICATE", " TRUSTED CERTIFICATE")  # openssl x509 -trustout
+    pair.certificate.write_text(trusted)
+    with structlog.testing.capture_logs() as logged:
+        assert certificate.renew() is False
+    assert [line["event"] for line in logged] == ["tls_not_renewed"]
+    assert certificate.until == until
+
+
+def test_a_pair_that_has_ended_is_taken_and_warned_of(pair: Pair, tmp_path: Path) -> None:
+    certificate = Certificate(ServerSettings(tls_certificate=str(pair.certificate), tls_key=str(pair.key)))
+    write_pair(tmp_path, days=-1)
+    with structlog.testing.capture_logs() as logged:
+        assert certificate.renew() is True
+    assert [line["event"] for line in logged] == ["tls_renewed", "tls_certificate_expired"]
+
+
 def test_a_certificate_that_has_ended_is_warned_of(tmp_path: Path) -> None:
     ended = write_pair(tmp_path, days=-1)
     with structlog.testing.capture_logs() as logged:

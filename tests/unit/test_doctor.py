@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from chatd import configuration, doctor, settings
 from chatd.doctor import Finding, files, machine
 from chatd.doctor.finding import size
 from chatd.store.sqlite import SqliteStore
+from chatd.testing.certificates import write_pair
 from chatd.testing.redis_server import RedisServer
 
 
@@ -35,7 +38,7 @@ async def made(directory: Path) -> None:
 
 async def test_a_server_that_is_as_it_should_be(tmp_path: Path) -> None:
     await made(tmp_path / "data")
-    found = doctor.examine(settings_of(tmp_path / "data"), full=True)
+    found = await asyncio.to_thread(doctor.examine, settings_of(tmp_path / "data"), full=True)
     assert {one.state for one in found} == {"ok"}, found
     assert [one.check for one in found] == [
         "configuration",
@@ -79,7 +82,7 @@ async def test_whose_the_files_are_and_who_may_read_them(tmp_path: Path) -> None
 async def test_a_directory_in_use_is_looked_at_all_the_same(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, settings_of(tmp_path).store)
     await store.open()
-    found = doctor.examine(settings_of(tmp_path))
+    found = await asyncio.to_thread(doctor.examine, settings_of(tmp_path))
     assert states(found, "server") == [("ok", f"process {os.getpid()} serves it")]
     assert states(found, "database")[0][0] == "ok"
     await store.commit([], [])
@@ -106,7 +109,11 @@ def test_a_port_that_is_taken_and_by_whom() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         found = machine.port("127.0.0.1", number)
-        assert f"process {os.getpid()} (" in found.found or f"(process {os.getpid()})" in found.found
+        assert (found.state, f"process {os.getpid()} (" in found.found) == ("fail", True), "whatever it is called"
+        assert machine.port("127.0.0.1", number, {os.getpid()}).state == "ok"
+        assert machine.port("::", number).state == "ok", "the server listens there for IPv6 alone"
+        elsewhere = settings_of(Path("none"), server__metrics_listen=f"127.0.0.1:{number}")
+        assert [one.way_out for one in machine.ports(elsewhere)] == ["", "stop it, or set server.metrics_listen"]
     assert machine.port("127.0.0.1", number).state == "ok"
     assert machine.port("192.0.2.1", number).state == "fail"
     assert machine.port("no.such.host.invalid", number).way_out == "set server.host to an address of this machine"
@@ -115,6 +122,38 @@ def test_a_port_that_is_taken_and_by_whom() -> None:
 def test_open_files_that_are_too_few() -> None:
     assert [one.state for one in machine.open_files(10**9)] in (["warn"], ["ok"])
     assert [one.state for one in machine.open_files(1)] == ["ok"]
+
+
+def test_the_limit_of_the_process_that_serves_is_told(tmp_path: Path) -> None:
+    with subprocess.Popen(["sh", "-c", "ulimit -n 64; echo; read x"], stdin=-1, stdout=-1) as served:
+        assert served.stdout is not None
+        served.stdout.readline()
+        (found,) = machine.open_files(1_000, served.pid)
+        served.communicate()
+    assert (found.state, found.found.split(",")[0]) == ("warn", "64")
+
+
+def test_a_pair_that_a_start_would_refuse(tmp_path: Path) -> None:
+    one, other = write_pair(tmp_path, "one", days=90), write_pair(tmp_path, "other")
+    other.key.chmod(0o644)
+    tls = {"server__tls_certificate": str(one.certificate), "server__tls_key": str(other.key)}
+    found = doctor.examine(settings_of(tmp_path / "data", **tls))
+    assert found[0].state == "fail"
+    assert "is not the key of the certificate" in found[0].found
+    assert [(one.state, one.way_out) for one in found if one.check == "certificate"] == [
+        ("ok", ""),
+        ("warn", f"chmod 600 {other.key}"),
+    ]
+    found = doctor.examine(settings_of(tmp_path / "data", server__host="0.0.0.0"))
+    assert found[0].found.startswith("server.host: other machines reach 0.0.0.0")
+
+
+def test_a_disk_for_reading_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = SimpleNamespace(f_flag=os.ST_RDONLY, f_files=0, f_favail=0)
+    usage = SimpleNamespace(total=10**11, used=0, free=10**11)
+    monkeypatch.setattr("chatd.doctor.machine.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("chatd.doctor.machine.os.statvfs", lambda _: about)
+    assert "fail" in [one.state for one in machine.disk(tmp_path)]
 
 
 def test_a_certificate_that_ends(tmp_path: Path) -> None:
@@ -136,10 +175,12 @@ def test_a_certificate_that_ends(tmp_path: Path) -> None:
 
 async def test_settings_that_a_start_would_refuse(tmp_path: Path) -> None:
     await made(tmp_path / "data")
-    found = doctor.examine(settings_of(tmp_path / "data", server__trusted_proxies=["nonsense"]))
+    found = await asyncio.to_thread(
+        doctor.examine, settings_of(tmp_path / "data", server__trusted_proxies=["nonsense"])
+    )
     assert found[0].state == "fail"
     assert "trusted_proxies" in found[0].found
-    found = doctor.examine(settings_of(tmp_path / "data", store__synchronous="normal"))
+    found = await asyncio.to_thread(doctor.examine, settings_of(tmp_path / "data", store__synchronous="normal"))
     assert (found[0].state, found[0].way_out) == ("warn", 'set store.synchronous = "full"')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def test_the_default_file_gives_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_settings_in_force_are_shown_as_a_file_that_gives_them_again(tmp_path: Path) -> None:
-    given = configuration.load(None, {}, {"server.origins": ("https://a.example", 'x"\\y'), "server.port": 0})
+    given = configuration.load(None, {}, {"server.origins": ("https://a.example", "*"), "server.data_dir": 'x"\\y'})
     path = _file(tmp_path, configuration.show_toml(given))
     assert configuration.load(path, env={}) == given
 
@@ -131,6 +132,30 @@ def test_every_setting_says_its_kind_and_a_comment_of_one_line(name: str) -> Non
 def test_every_default_is_within_its_bounds() -> None:
     overrides = {name: row.default for name, row in ROWS.items()}
     assert configuration.load(None, {}, overrides) == settings.Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[limits]\nsends_per_s = inf\n", "limits.sends_per_s: inf is no number that can be waited for or counted to"),
+        ('[server]\norigins = ["chat.example"]\n', "server.origins: 'chat.example': it is written as https://chat.ex"),
+        ('[server]\norigins = ["https://a.example/"]\n', "server.origins: 'https://a.example/': it is written as"),
+    ],
+)
+def test_what_would_never_fit_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        configuration.load(tmp_path / "x.toml", {})
+
+
+def test_origins_of_every_kind_are_taken() -> None:
+    given = ("*", "null", "https://a.example:8443", "http://[::1]:3000", "capacitor://localhost")
+    assert configuration.load(None, {}, {"server.origins": given}).server.origins == given
+
+
+def test_a_variable_that_is_no_setting_is_named() -> None:
+    env = {"CHATD_SERVER_PROT": "1", "CHATD_SERVER_PORT": "1", "CHATD_TOKEN": "x", "CHATD_PASSWORD": "x", "HOME": "/"}
+    assert configuration.strays(env) == ["CHATD_SERVER_PROT is set, and is no setting; did you mean CHATD_SERVER_PORT?"]
 
 
 def test_not_a_number_is_no_number() -> None:

@@ -33,6 +33,8 @@ MAGIC = b"chatd backup 1\n\x00"
 TAIL_BYTES = 8 + len(MAGIC)
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 PAGES_PER_STEP = 4_096
+PARTS = tuple(f"{FILE_NAME}{PART}{what}" for what in ("", "-journal", "-wal", "-shm"))
+"""The database that a restore makes, and what SQLite may have beside it."""
 PIECE_BYTES = 1024 * 1024
 
 
@@ -108,9 +110,14 @@ def _copy(path: Path, part: Path, tell: Tell) -> None:
             source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on it sees one moment
             source.backup(copy, pages=PAGES_PER_STEP, progress=lambda _, left, total: tell(total - left, total))
     except sqlite3.DatabaseError as exc:
-        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        if _is_full(exc):
             raise Unavailable(f"{part.parent}: the disk is full") from exc
         raise StartError(f"{path}: {exc}: `chatd doctor` says more") from exc
+
+
+def _is_full(exc: sqlite3.Error) -> bool:
+    code = getattr(exc, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code in (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
 
 
 def _described(file: BinaryIO, part: Path, *, version: str, now_ms: int, config: str | None) -> Manifest:
@@ -185,7 +192,7 @@ def put_back(name: Path, directory: Path, *, config: Callable[[str], str], verif
         with _alone(directory):
             _check_place(directory, manifest)
             directory.chmod(0o700)
-            part = directory / (FILE_NAME + PART)
+            part = directory / PARTS[0]
             try:
                 _remove(directory, *_leftovers(directory))
                 with _fresh(part) as copy:
@@ -206,7 +213,7 @@ def put_back(name: Path, directory: Path, *, config: Callable[[str], str], verif
                 sync(directory)
                 sync(directory.parent)
             except BaseException:
-                _remove(directory, part.name, f"{part.name}-journal", CONFIG_NAME, FILE_NAME, LOCK_NAME)
+                _remove(directory, *PARTS, CONFIG_NAME, FILE_NAME, LOCK_NAME)
                 raise
     return manifest
 
@@ -243,8 +250,7 @@ def _alone(directory: Path) -> Iterator[None]:
 def _leftovers(directory: Path) -> list[str]:
     """What a restore leaves that was killed; without a part there is only its lock."""
     names = {one.name for one in directory.iterdir()}
-    part = FILE_NAME + PART
-    return sorted(names & {part, f"{part}-journal", CONFIG_NAME}) if part in names else []
+    return sorted(names & {*PARTS, CONFIG_NAME}) if PARTS[0] in names else []
 
 
 def _check_place(directory: Path, manifest: Manifest) -> None:
@@ -268,6 +274,7 @@ def _begin_anew(part: Path, manifest: Manifest, name: Path, *, verify: bool) -> 
 
     try:
         with closing(sqlite3.connect(part, isolation_level=None)) as db:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")  # or it makes an index in a file, for others
             db.execute("PRAGMA journal_mode = DELETE")
             for line in problems(db, full=verify):
                 raise StartError(f"{name} is damaged: {line}; take another one")
@@ -280,6 +287,6 @@ def _begin_anew(part: Path, manifest: Manifest, name: Path, *, verify: bool) -> 
             anew = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
             db.executemany(anew, values.items())
     except sqlite3.Error as exc:
-        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        if _is_full(exc):
             raise Unavailable(f"{part.parent}: the disk is full") from exc
         raise StartError(f"{name} is damaged, or no backup of a chatd ({exc}); take another one") from exc

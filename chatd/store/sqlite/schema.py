@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
 from msgspec import Struct
 
 from chatd.errors import StartError
+from chatd.newfile import PART, sync
 
 CHANGES_RESERVED = 1_000_000
 
@@ -117,14 +120,20 @@ def _statements(sql: str) -> list[str]:
 
 
 def _copy(db: sqlite3.Connection, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     part.unlink(missing_ok=True)
-    copy = sqlite3.connect(part)
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        db.backup(copy)
+        with closing(sqlite3.connect(part)) as copy:
+            db.backup(copy)
+        os.fsync(fd)
+        part.replace(path)
+        sync(path.parent)
+    except BaseException:  # on a full disk half a copy would be what fills it
+        part.unlink(missing_ok=True)
+        raise
     finally:
-        copy.close()
-    part.replace(path)
+        os.close(fd)
 
 
 class Life(Struct):
