@@ -27,13 +27,14 @@ def examine(settings: Settings, *, full: bool = False) -> list[Finding]:
     found = list(_configuration(settings))
     ours = files.processes(directory)
     if settings.store.kind == "sqlite":
-        found += files.examine(directory)
+        found += files.examine(directory, ours)
         found += machine.disk(directory)
         looked = database.examine(directory, full=full)
         found += looked.findings
         newest_ms = looked.newest_ms
     else:
-        found += files.examine(directory) if directory.is_dir() else []  # the configuration and sockets may be there
+        if directory.is_dir():  # the configuration and sockets may be there
+            found += files.examine(directory, ours)
         newest_ms = 0
     found += machine.clock(newest_ms)
     found += machine.ports(settings, ours)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from chatd.cli.looking import look
@@ -20,8 +20,8 @@ KEPT = (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME, CONFIG_NAM
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def examine(directory: Path, uid: int | None = None) -> Iterator[Finding]:
-    """``uid``: of the user that serves; None: this process's."""
+def examine(directory: Path, ours: Collection[int] = (), uid: int | None = None) -> Iterator[Finding]:
+    """``ours``: the processes that serve it. ``uid``: of the user that serves; None: this process's."""
     uid = os.geteuid() if uid is None else uid
     if not directory.is_dir():
         what = "is no directory" if directory.exists() else "is not there"
@@ -33,8 +33,14 @@ def examine(directory: Path, uid: int | None = None) -> Iterator[Finding]:
     if not problems:
         yield Finding(CHECK, "ok", f"{directory} belongs to {name_of(about.st_uid)}, and nobody else can read it")
     yield from problems
-    pid = holder(directory / LOCK_NAME)
-    yield Finding("server", "ok", "none runs on this directory" if pid is None else f"process {pid} serves it")
+    yield Finding("server", "ok", _serving(sorted(ours) or holder(directory / LOCK_NAME)))
+
+
+def _serving(who: list[int] | str | None) -> str:
+    if isinstance(who, list) and len(who) > 1:
+        return f"processes {', '.join(map(str, who))} serve it"
+    pid = who[0] if isinstance(who, list) else who
+    return "none runs on this directory" if pid is None else f"process {pid} serves it"
 
 
 def processes(directory: Path) -> frozenset[int]:

@@ -92,9 +92,11 @@ def port(
         return Finding("port", "fail", f"{names[0]} {host}: {exc.strerror}", out)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
-            pid, program = _who_listens(number)
+            uid, pid, program = _who_listens(number)
             if pid in ours:
                 return Finding("port", "ok", f"{where}: this server listens there (process {pid})")
+            if ours and not pid and uid == os.geteuid():  # PrivateUsers= of a unit hides it from its own user
+                return Finding("port", "ok", f"{where}: this server's user listens there")
             who = f"process {pid} ({program[:60]})" if pid else "a process of another user"
             return Finding("port", "fail", f"{where}: {who} listens there", f"stop it, or set {names[1]}")
         if exc.errno == errno.EACCES:
@@ -114,24 +116,25 @@ def _try(family: int, address: Any) -> None:
         sock.listen(1)
 
 
-def _who_listens(number: int) -> tuple[int, str]:
-    """The process that listens on a port, and its command line; 0: it cannot be seen."""
-    inodes = set()
+def _who_listens(number: int) -> tuple[int, int, str]:
+    """The user that listens on a port, -1: none; the process, 0: it cannot be seen; and its command line."""
+    uid, inodes = -1, set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not os.path.exists(table):
             continue
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == number:
+                uid = int(fields[7])
                 inodes.add(f"socket:[{fields[9]}]")
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
                 raw = (process / "cmdline").read_bytes()
-                return int(process.name), raw.replace(b"\0", b" ").decode("utf-8", "replace").strip()
+                return uid, int(process.name), raw.replace(b"\0", b" ").decode("utf-8", "replace").strip()
         except OSError:  # it ended, or belongs to somebody else
             continue
-    return 0, ""
+    return uid, 0, ""
 
 
 def open_files(connections_max: int, pid: int = 0) -> Iterator[Finding]:
@@ -143,7 +146,7 @@ def open_files(connections_max: int, pid: int = 0) -> Iterator[Finding]:
     wanted = connections_max + SPARE_FILES
     if hard != resource.RLIM_INFINITY and hard < wanted:
         found = f"{hard}, which is less than limits.connections_max and {SPARE_FILES}: {wanted}"
-        out = f"set LimitNOFILE={wanted} in the unit, or lower limits.connections_max"
+        out = f"set LimitNOFILE={wanted} in the unit (`ulimits` of a container), or lower limits.connections_max"
         yield Finding("open files", "warn", found, out)
     else:
         told = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard}, {wanted} are needed"

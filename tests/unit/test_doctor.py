@@ -84,6 +84,8 @@ async def test_a_directory_in_use_is_looked_at_all_the_same(tmp_path: Path) -> N
     await store.open()
     found = await asyncio.to_thread(doctor.examine, settings_of(tmp_path))
     assert states(found, "server") == [("ok", f"process {os.getpid()} serves it")]
+    told = {one.check: one.found for one in files.examine(tmp_path, {5, 17})}
+    assert told["server"] == "processes 5, 17 serve it"
     assert states(found, "database")[0][0] == "ok"
     await store.commit([], [])
     await store.close()
@@ -105,12 +107,22 @@ def test_a_clock_that_cannot_be_right() -> None:
     assert [one.state for one in machine.clock(0, 1_000_000.0)] == ["fail"]
 
 
-def test_a_port_that_is_taken_and_by_whom() -> None:
+def _hidden(path: object) -> str:
+    raise PermissionError(13, f"{path}")
+
+
+def test_a_port_that_is_taken_and_by_whom(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         found = machine.port("127.0.0.1", number)
         assert (found.state, f"process {os.getpid()} (" in found.found) == ("fail", True), "whatever it is called"
         assert machine.port("127.0.0.1", number, {os.getpid()}).state == "ok"
+        monkeypatch.setattr("chatd.doctor.machine.os.readlink", _hidden)  # as of a unit with PrivateUsers=
+        assert machine.port("127.0.0.1", number, {os.getpid()}).found.endswith(": this server's user listens there")
+        assert machine.port("127.0.0.1", number).found.endswith(": a process of another user listens there")
+        monkeypatch.setattr("chatd.doctor.machine.os.geteuid", lambda: 54_321)
+        assert machine.port("127.0.0.1", number, {os.getpid()}).state == "fail"
+        monkeypatch.undo()
         assert machine.port("::", number).state == "ok", "the server listens there for IPv6 alone"
         elsewhere = settings_of(Path("none"), server__metrics_listen=f"127.0.0.1:{number}")
         assert [one.way_out for one in machine.ports(elsewhere)] == ["", "stop it, or set server.metrics_listen"]
