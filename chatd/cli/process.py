@@ -1,13 +1,16 @@
-"""What a process that serves needs around its event loop: open files, and an end that is certain."""
+"""What a process that serves needs around its event loop: open files, a word to systemd, a certain end."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import resource
+import socket
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+import structlog
 
 from chatd.errors import EXIT_FAILED
 
@@ -29,6 +32,19 @@ def raise_open_files(wanted: int) -> None:
     wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def notify_ready() -> None:
+    """Tell systemd, if it waits for that (``Type=notify``), that the start is over. Said to nobody else, and once."""
+    path = os.environ.pop("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+            link.setblocking(False)
+            link.sendto(b"READY=1", f"\0{path[1:]}" if path.startswith("@") else path)
+    except OSError as exc:
+        structlog.get_logger("chatd").warning("not_notified", path=path, error=str(exc))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

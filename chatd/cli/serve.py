@@ -13,7 +13,7 @@ import click
 
 from chatd.cli.common import cleartext_option, load_settings, place_options, program, refuse_tls
 from chatd.cli.logs import configure_logging
-from chatd.cli.process import END_GRACE_S, SPARE_FILES, end_now, loop_factory, raise_open_files
+from chatd.cli.process import END_GRACE_S, SPARE_FILES, end_now, loop_factory, notify_ready, raise_open_files
 from chatd.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ async def _serve(settings: Settings, handed: Path | None, name: str, *, supervis
         await server.serve_admin(name)
         if handed is None:
             click.echo(_greeting(server, await next_steps(server, server.url)))
+            notify_ready()
         await stopping.wait()
     finally:
         await server.stop(drain_s=settings.timing.drain_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -9,7 +10,8 @@ import sqlite3
 import stat
 
 import aiohttp
-from cli_rig import Place
+import pytest
+from cli_rig import WAIT_S, Place
 
 
 async def test_it_tells_where_it_is_and_answers_there(place: Place) -> None:
@@ -132,3 +134,27 @@ async def test_a_log_line_is_json_where_nobody_sits(place: Place) -> None:
     async with place.serving() as server:
         assert await server.end(signal.SIGTERM) == 0
     assert re.search(r'^\{.*"event":"store_opened".*\}$', server.said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_systemd_is_told_once_when_it_serves(place: Place, abstract: bool) -> None:
+    path = str(place.directory / "notify")
+    place.env["NOTIFY_SOCKET"] = f"@{path}" if abstract else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{path}" if abstract else path)
+        systemd.settimeout(WAIT_S)
+        async with await place.start("serve", "--port", "0") as server:
+            assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
+            url = (await server.until(r"serves on (https?://\S+)\n"))[1]
+            assert (await place.run("health", "--url", url)).out == "ready\n"
+            assert await server.end(signal.SIGTERM) == 0
+        systemd.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+
+
+async def test_that_nobody_can_be_told_ends_nothing(place: Place) -> None:
+    place.env["NOTIFY_SOCKET"] = str(place.directory / "none")
+    async with place.serving() as server:
+        await server.until("not_notified")
+        assert (await place.run("health", "--url", server.url)).out == "ready\n"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,20 @@ async def test_a_worker_that_is_killed_is_stood_in_for_and_comes_back(tmp_path: 
         assert await running.end(signal.SIGTERM) == 0, running.said
         await gone(running.pids)
         assert "Traceback" not in running.said
+
+
+async def test_systemd_is_told_once_when_all_workers_serve(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.settimeout(PATIENCE_S)
+        async with cluster(tmp_path, "--workers", "2", NOTIFY_SOCKET=str(path)) as running:
+            assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
+            assert [one["workers"] for one in running.events if one["event"] == "workers_ready"][-1] == sorted(MINE)
+            assert await running.end(signal.SIGTERM) == 0, running.said
+        systemd.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
 
 
 async def test_a_rolling_restart_replaces_each_worker_and_refuses_nobody(tmp_path: Path) -> None:
