@@ -261,6 +261,16 @@ class Accounts:
             raise NotFound("no such user")
         self.on_enabled(user)
 
+    async def promote(self, user: str) -> None:
+        """Make a user an administrator, from its next request on. Raises: NotFound."""
+        if not await self._store.set_admin(user, True):
+            raise NotFound("no such user")
+
+    async def demote(self, user: str) -> None:
+        """Make an administrator a user like others, from its next request on. Raises: NotFound."""
+        if not await self._store.set_admin(user, False):
+            raise NotFound("no such user")
+
     async def delete_user(self, user: str) -> None:
         """Delete a user with its devices and tokens; the name stays taken, the messages stay. Raises: NotFound."""
         async with self._changing:

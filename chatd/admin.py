@@ -47,6 +47,8 @@ VERBS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "set_password": Accounts.set_password,
     "disable": Accounts.disable,
     "enable": Accounts.enable,
+    "promote": Accounts.promote,
+    "demote": Accounts.demote,
     "delete_user": Accounts.delete_user,
     "erase_user": Accounts.erase_user,
     "issue_token": Accounts.issue_token,
@@ -253,7 +255,10 @@ def _short(path: Path) -> str:
     """The path, or the shorter way to it from here: unix sockets take only some hundred bytes."""
     short = min(str(path), os.path.relpath(path), key=len)
     if len(os.fsencode(short)) > PATH_BYTES_MAX:
-        raise StartError(f"{path}: longer than the {PATH_BYTES_MAX} bytes that a unix socket's path may have")
+        raise StartError(
+            f"{path}: longer than the {PATH_BYTES_MAX} bytes that a unix socket's path may have: "
+            "give the directory a shorter one"
+        )
     return short
 
 

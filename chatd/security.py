@@ -57,6 +57,8 @@ EVENTS: dict[str, Event] = {
         ),
         Event("admin_add_user", False, "The administration made an account."),
         Event("admin_set_password", False, "It set a password, which ended all devices."),
+        Event("admin_promote", False, "It made a user an administrator."),
+        Event("admin_demote", False, "It made an administrator a user like others."),
         Event("admin_disable", False, "It locked a user out."),
         Event("admin_enable", False, "It let a user in again."),
         Event("admin_delete_user", False, "It deleted a user."),

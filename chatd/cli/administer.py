@@ -151,6 +151,24 @@ def enable(place: Place, name: str) -> None:
 
 @user.command()
 @click.argument("name")
+@with_place
+def promote(place: Place, name: str) -> None:
+    """Make a user an administrator."""
+    place.call("promote", user=name)
+    click.echo(f"{name} is an administrator.")
+
+
+@user.command()
+@click.argument("name")
+@with_place
+def demote(place: Place, name: str) -> None:
+    """Make an administrator a user like others, now."""
+    place.call("demote", user=name)
+    click.echo(f"{name} is no administrator.")
+
+
+@user.command()
+@click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_place
 def delete(place: Place, name: str, yes: bool) -> None:

@@ -38,7 +38,7 @@ def report(before: Look, after: Look) -> list[str]:
     """The lines. The rates and latencies are those between the two looks."""
     all_of_it, reading = total(after.servers), between(before.servers, after.servers)
     lines = [_headline(after, all_of_it), ""]
-    if after.servers:
+    if any(one.pid for one in after.servers):  # who was silent has no figures
         lines += [*_figures(all_of_it, reading), "", *_latencies(all_of_it, reading)]
         lines += [*_listed(all_of_it), *_troubles(all_of_it)]
     if after.cluster is not None or len(after.servers) > 1:
@@ -51,7 +51,7 @@ def _headline(look: Look, one: Snapshot) -> str:
     up = look.cluster.up_s if look.cluster is not None else one.up_s
     version = look.cluster.version if look.cluster is not None else one.version
     why = f": {one.why}" if one.why and not one.draining else ""
-    return f"chatd {version} {state}, up {duration(up)}{why}"
+    return f"chatd {version} {state}, up {duration(up)}{why}" if version else f"chatd {state}{why}"
 
 
 def _is_draining(look: Look, one: Snapshot) -> bool:

@@ -216,6 +216,9 @@ class AccountStore(Protocol):
     async def set_disabled(self, user: str, disabled: bool) -> bool:
         """Disable or enable a user; tokens are kept and are worthless while disabled. False: no such user."""
 
+    async def set_admin(self, user: str, admin: bool) -> bool:
+        """Make a user an administrator, or no longer one. False: no such user."""
+
     async def delete_account(self, user: str) -> bool:
         """Delete a user, its devices and tokens; its name stays taken and its messages stay. False: no such user."""
 

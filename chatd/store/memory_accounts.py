@@ -65,6 +65,14 @@ class MemoryAccounts:
         self._accounts[user] = replace(account, disabled=disabled)
         return True
 
+    async def set_admin(self, user: str, admin: bool) -> bool:
+        self._check_open()
+        account = self._accounts.get(user)
+        if account is None:
+            return False
+        self._accounts[user] = replace(account, admin=admin)
+        return True
+
     async def delete_account(self, user: str) -> bool:
         self._check_open()
         if self._accounts.get(user) is None:

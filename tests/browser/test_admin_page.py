@@ -141,6 +141,19 @@ async def test_axe_finds_nothing(axe: str, scheme: str, viewport: dict[str, int]
         assert width <= viewport["width"], "nothing sticks out"
 
 
+async def test_of_who_administers_no_more_nothing_stays_on_the_screen() -> None:
+    async with _world() as (browser, server):
+        page = await (await opened(browser)).new_page()
+        await _open(page, server)
+        await expect(page.locator("#users li")).to_have_count(3)
+        await server.server.accounts.demote("root")
+        await expect(page.get_by_role("alert").first).to_have_text("this is for administrators", timeout=PATIENCE_MS)
+        for part in ("#server-state", "#users", ".charts"):
+            await expect(page.locator(part)).to_have_count(0)
+        await server.server.accounts.promote("root")
+        await expect(page.locator("#users li")).to_have_count(3, timeout=PATIENCE_MS)
+
+
 async def test_the_keyboard_is_enough_and_german_is_spoken() -> None:
     async with _world() as (browser, server):
         context = await opened(browser, locale="de-AT", reduced_motion="reduce")

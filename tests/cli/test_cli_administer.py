@@ -22,6 +22,13 @@ async def _life_of_a_user(place: Place) -> None:
         ("robot", False, False),
     ]
 
+    for verb, admin in (("promote", True), ("demote", False)):
+        assert (await place.run("user", verb, "robot")).code == 0
+        users = json.loads((await place.run("user", "list", "--json")).out)
+        assert [u["admin"] for u in users] == [True, admin]
+    missing = await place.run("user", "promote", "nobody")
+    assert (missing.code, missing.err) == (1, "chatd: no such user\n")
+
     issued = await place.run("token", "issue", "robot", "--name", "job", "--days", "1")
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}\n", issued.out)
     (device,) = json.loads((await place.run("token", "list", "robot", "--json")).out)

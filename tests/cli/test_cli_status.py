@@ -99,6 +99,11 @@ def test_the_report_of_a_cluster_has_the_sum_and_each_process() -> None:
     assert all(len(line) <= WIDTH for line in lines)
 
 
+def test_of_who_is_silent_no_figures_are_made_up() -> None:
+    silent = Look((Snapshot(name="admin", why="the server at admin.sock did not answer within 5 s"),))
+    assert report(silent, silent) == ["chatd is NOT READY: the server at admin.sock did not answer within 5 s", ""]
+
+
 @pytest.mark.parametrize(
     ("ready", "draining", "said"), [(True, False, "is ready"), (False, True, "is draining"), (False, False, "is NOT")]
 )

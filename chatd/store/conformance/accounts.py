@@ -67,9 +67,14 @@ async def an_account_can_change(backend: Backend) -> None:
     expect(await store.set_disabled("alice", False), "an account is enabled again")
     _, owner = present(await store.identity(secret(1)), "the token works again")
     expect(not owner.disabled, "and its account is not disabled")
+    for admin in (True, False):
+        expect(await store.set_admin("alice", admin), "an account becomes an administrator's, and is so no longer")
+        _, owner = present(await store.identity(secret(1)), "its token stays")
+        equal((owner.admin, owner.disabled), (admin, False), "and its account says what it is")
     equal(await store.account("bob"), account("bob"), "another account is untouched")
     done = [await store.set_password("nobody", HASH), await store.set_disabled("nobody", True)]
-    equal([*done, await store.delete_account("nobody")], [False, False, False], "no such user")
+    done += [await store.set_admin("nobody", True), await store.delete_account("nobody")]
+    equal(done, [False] * 4, "no such user")
 
 
 @check
@@ -88,7 +93,8 @@ async def a_deleted_account_leaves_its_name_and_messages(backend: Backend) -> No
     expect(await store.device("bob", "d1") is not None, "another user's device of the same name is not")
     equal([m.sender for m in await store.read("alice:bob", limit=9)], ["alice"] * 2, "its messages stay")
     done = [await store.set_password("alice", HASH), await store.set_disabled("alice", True)]
-    equal([*done, await store.delete_account("alice")], [False, False, False], "deleted: no such user")
+    done += [await store.set_admin("alice", True), await store.delete_account("alice")]
+    equal(done, [False] * 4, "deleted: no such user")
 
 
 @check

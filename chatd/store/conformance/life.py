@@ -73,6 +73,7 @@ async def a_closed_store_is_unavailable(backend: Backend) -> None:
         "accounts": lambda: store.accounts(limit=1),
         "set_password": lambda: store.set_password("alice", "x"),
         "set_disabled": lambda: store.set_disabled("alice", True),
+        "set_admin": lambda: store.set_admin("alice", True),
         "delete_account": lambda: store.delete_account("alice"),
         "put_device": lambda: store.put_device(PHONE, None),
         "identity": lambda: store.identity(TOKEN),

@@ -82,6 +82,10 @@ class RedisAccounts:
         """See `AccountStore`."""
         return await self._set(user, "disabled", int(disabled))
 
+    async def set_admin(self, user: str, admin: bool) -> bool:
+        """See `AccountStore`."""
+        return await self._set(user, "admin", int(admin))
+
     @whole
     async def delete_account(self, user: str) -> bool:
         """See `AccountStore`."""

@@ -45,6 +45,10 @@ class SqliteAccounts:
         """See `AccountStore`."""
         return await self._changes("set_disabled", (int(disabled), user))
 
+    async def set_admin(self, user: str, admin: bool) -> bool:
+        """See `AccountStore`."""
+        return await self._changes("set_admin", (int(admin), user))
+
     async def delete_account(self, user: str) -> bool:
         """See `AccountStore`."""
 

@@ -105,6 +105,9 @@ UPDATE account SET password_hash = ? WHERE user = ? AND deleted = 0;
 -- name: set_disabled
 UPDATE account SET disabled = ? WHERE user = ? AND deleted = 0;
 
+-- name: set_admin
+UPDATE account SET admin = ? WHERE user = ? AND deleted = 0;
+
 -- name: delete_account
 UPDATE account SET deleted = 1, password_hash = NULL, last_seen_ms = NULL WHERE user = ? AND deleted = 0;
 

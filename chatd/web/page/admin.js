@@ -35,6 +35,7 @@ function useStats(chat, paused) {
   const history = useRef(new History());
   const [processes, setProcesses] = useState([]);
   const [problem, setProblem] = useState('');
+  const [denied, setDenied] = useState(false);
   useEffect(() => {
     if (paused) return undefined;
     let timer = 0;
@@ -47,9 +48,12 @@ function useStats(chat, paused) {
           history.current.add(answer.processes);
           setProcesses(answer.processes);
           setProblem('');
+          setDenied(false);
         }
       } catch (error) {
-        if (!gone) setProblem(reason(error));
+        if (gone) return;
+        setProblem(reason(error));
+        setDenied(error.code === 'forbidden');
       }
       if (!gone) timer = setTimeout(look, EVERY_MS);
     };
@@ -59,18 +63,19 @@ function useStats(chat, paused) {
       clearTimeout(timer);
     };
   }, [chat, paused]);
-  return { processes, problem, readings: history.current.readings };
+  return { processes, problem, denied, readings: history.current.readings };
 }
 
 export function AdminPage({ chat, me }) {
   const [paused, setPaused] = useState(false);
-  const { processes, problem, readings } = useStats(chat, paused);
+  const { processes, problem, denied, readings } = useStats(chat, paused);
   return html`
     <section class="settings admin" aria-labelledby="admin-title">
       <header><a class="button back" href="#/settings" aria-label=${t('back')}><span aria-hidden="true">‹</span></a><h1 id="admin-title">${t('admin')}</h1>
         <button type="button" id="pause" aria-pressed=${paused} onClick=${() => setPaused(!paused)}>${w('pause')}</button></header>
       <div class="pages">
         <p role="alert" class="problem">${problem}</p>
+        ${!denied && html`
         ${processes.length > 0 && html`<${State} processes=${processes} />`}
         <h2>${w('figures')}</h2>
         ${readings.length
@@ -79,7 +84,7 @@ export function AdminPage({ chat, me }) {
         ${processes.length > 1 && html`<${Processes} processes=${processes} />`}
         <${Hot} processes=${processes} />
         <${Slow} processes=${processes} />
-        <${People} chat=${chat} me=${me} />
+        <${People} chat=${chat} me=${me} />`}
       </div>
     </section>
   `;
