@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from chatd import protocol
 from chatd.cursor import UNKNOWN, Cursor
 from chatd.errors import BadFrame, NotFound, OutcomeUnknown, Refusal, StoreBroken
-from chatd.model import PAGE_ITEMS_MAX, ConversationPage, ConversationView, Grown, Message, peer_of
+from chatd.model import PAGE_ITEMS_MAX, ConversationPage, ConversationView, Grown, Message, parted, peer_of
 from chatd.services import Services, Wire
 from chatd.session import Event, Session, State
 
@@ -137,8 +137,8 @@ class CatchUp:
                     self.cursor.start(view.conv, view.position, view.head)
                 if view.unread and view.delivered < view.head:
                     self._services.metrics.latencies.lacks(view.conv, self._user, view.delivered, view.head)
-            if page.conversations:
-                self._write_listing(page.conversations)
+            for part in parted(page.conversations, PAGE_BYTES_MAX):
+                self._write_listing(part)
             cursor = page.cursor
             if cursor is None:
                 break
@@ -172,6 +172,9 @@ class CatchUp:
         self._listings += 1
         try:
             page = await self._page(since=None, cursor=frame.cursor, limit=frame.limit)
+            fits = len(next(parted(page.conversations, PAGE_BYTES_MAX), ()))
+            if fits < len(page.conversations):  # read again: only so its cursor stands where the answer ends
+                page = await self._page(since=None, cursor=frame.cursor, limit=fits)
             self._write_listing(page.conversations, page.cursor, frame.ref)
         finally:
             self._listings -= 1
@@ -198,12 +201,9 @@ class CatchUp:
             more = (
                 (log_[0].first or log_[0].seq) > 1
                 if frame.after is None
-                else await self._head(frame.conv) > log_[-1].seq
+                else (await self._services.store.heads([frame.conv]))[frame.conv] > log_[-1].seq
             )
         self._write(protocol.messages(frame.conv, log_, self._user, more=more, ref=frame.ref))
-
-    async def _head(self, conv: str) -> int:
-        return (await self._services.store.heads([conv]))[conv]
 
     async def _page(self, *, since: str | None, cursor: str | None, limit: int) -> ConversationPage:
         return await self._services.store.conversations(

@@ -6,13 +6,15 @@ Units: ``seq`` counts from 1 without gaps inside a conversation; ``*_ms`` is Uni
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 SEQ_MAX = 2**53 - 1
-# "$" of Python also matches before a final newline, which "(?!\n)" rules out in every dialect.
+# "$" of Python also matches before a final newline, which "(?!\n)" rules out. Documents for others go without, see
+# `portable`: "$" of ECMA-262, which JSON Schema means, matches at the end alone, and RE2 (Go, Rust) has no lookahead.
 USER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)"
 DEVICE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"
@@ -30,6 +32,15 @@ PresenceState = Literal["online", "away", "offline"]
 _user = re.compile(USER_PATTERN)
 _device = re.compile(DEVICE_PATTERN)
 _uuid = re.compile(UUID_PATTERN)
+
+
+def portable(schema: Any) -> Any:
+    """A JSON Schema, or what holds some, with the patterns above as every language reads them."""
+    if isinstance(schema, dict):
+        return {name: portable(value) for name, value in schema.items()}
+    if isinstance(schema, list):
+        return [portable(value) for value in schema]
+    return schema.removesuffix(r"(?!\n)") if isinstance(schema, str) else schema
 
 
 def is_user(name: str) -> bool:
@@ -187,6 +198,19 @@ class ConversationPage(Struct, frozen=True):
     conversations: tuple[ConversationView, ...]
     since: str
     cursor: str | None = None
+
+
+def parted(views: Sequence[ConversationView], bytes_max: int) -> Iterator[Sequence[ConversationView]]:
+    """The views in parts whose last messages have at most ``bytes_max`` bytes of UTF-8 together, or which are one."""
+    begin = size = 0
+    for at, view in enumerate(views):
+        last = 0 if view.last is None else len(view.last.body.encode())
+        size += last
+        if size > bytes_max and at > begin:
+            yield views[begin:at]
+            begin, size = at, last
+    if views:
+        yield views[begin:]
 
 
 class MarksView(Struct, frozen=True):

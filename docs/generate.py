@@ -19,6 +19,7 @@ import yaml
 from chatd.configuration import default_toml, table, toml_value
 from chatd.errors import REFUSALS
 from chatd.metrics import SPECS, Metrics
+from chatd.model import portable
 from chatd.protocol import CLIENT_FRAMES, CLOSE_CODES, SERVER_FRAMES, SUBPROTOCOL, WS_PATH
 from chatd.security import EVENTS
 
@@ -202,7 +203,7 @@ def _schemas(reference: str) -> dict[str, Any]:
     _, definitions = msgspec.json.schema_components(CLIENT_FRAMES + SERVER_FRAMES, ref_template=reference)
     for definition in definitions.values():
         definition["description"] = definition["description"].replace("``", "`")
-    return definitions
+    return portable(definitions)  # type: ignore[no-any-return]
 
 
 def _prose(thing: type) -> str:

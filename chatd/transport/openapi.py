@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from chatd import __version__
 from chatd.errors import REFUSALS
-from chatd.model import DEVICE_PATTERN, USER_PATTERN, UUID_PATTERN
+from chatd.model import DEVICE_PATTERN, USER_PATTERN, UUID_PATTERN, portable
 from chatd.protocol import ConversationList, Messages
 from chatd.refusing import PROBLEM_TYPE, STATUS, Problem
 from chatd.transport import shapes
@@ -348,7 +348,7 @@ def document() -> dict[str, Any]:
     for endpoint in ENDPOINTS:
         structs += [s for s in (endpoint.body, *endpoint.answers.values()) if isinstance(s, type)]
     _, schemas = msgspec.json.schema_components(dict.fromkeys(structs), ref_template=_REF)
-    return {
+    whole: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "chatd",
@@ -366,6 +366,7 @@ def document() -> dict[str, Any]:
             },
         },
     }
+    return portable(whole)  # type: ignore[no-any-return]
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:

@@ -53,6 +53,13 @@ def test_every_reference_leads_somewhere_and_every_schema_is_one() -> None:
     assert used == set(DOCUMENT["components"]["schemas"]), "a schema that nothing uses"
 
 
+def test_every_pattern_can_be_read_without_lookaround() -> None:
+    """Go's and Rust's regular expressions have none: whoever checks with the document could not even begin."""
+    patterns = re.findall(r'"pattern": ("[^"]+")', json.dumps(DOCUMENT))
+    assert len(patterns) > 5
+    assert not [pattern for pattern in patterns if "(?" in pattern]
+
+
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=[o["operationId"] for _, _, o in OPERATIONS])
 def test_an_operation_is_complete(path: str, method: str, operation: dict[str, Any]) -> None:
     parameters = operation.get("parameters", [])
