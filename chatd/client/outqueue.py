@@ -13,7 +13,7 @@ from operator import attrgetter
 
 from msgspec import Struct, field
 
-from chatd.errors import OutOfOrder, Overloaded
+from chatd.errors import OutOfOrder, Overloaded, RateLimited
 from chatd.model import conv_of, is_user
 from chatd.protocol import Send
 
@@ -84,6 +84,9 @@ class OutQueue:
     ahead of their answers. While a send waits to be repeated, nothing later of its conversation is sent; and it
     is repeated only when everything of its conversation that was sent after it has been answered too, so that
     the server never sees a later send between a refused one and its repetition.
+
+    A rate that is exceeded is the user's: then one is sent ahead at all, and with each that is stored one more. All of
+    them again at once would be refused again but for the first, a hundred frames for each message.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class OutQueue:
         self._random = random
         self._messages_max = messages_max
         self._flying_messages_max = flying_messages_max
+        self._ahead_messages = flying_messages_max  # that bound, or less while the server says "too fast"
         self._me = ""
         self._entries: dict[str, Pending] = {}
         self._lanes: dict[str, _Lane] = {}
@@ -142,7 +146,7 @@ class OutQueue:
             if now_s < lane.not_before_s or (lane.refused and lane.flying):
                 continue
             lane.refused = False
-            batch = lane.waiting[: self._flying_messages_max - self._flying]
+            batch = lane.waiting[: max(self._ahead_messages - self._flying, 0)]
             del lane.waiting[: len(batch)]
             self._flying += len(batch)
             for entry in batch:
@@ -156,12 +160,13 @@ class OutQueue:
         times = [
             lane.not_before_s for lane in self._lanes.values() if lane.waiting and not (lane.refused and lane.flying)
         ]
-        return min(times) if times and self._flying < self._flying_messages_max else None
+        return min(times) if times and self._flying < self._ahead_messages else None
 
     def sent(self, id: str) -> Pending | None:
         """The server has stored it: the entry, which is no longer queued, or None: it was answered before."""
         entry = self._entries.get(id)
         if entry is not None:
+            self._ahead_messages = min(self._ahead_messages + 1, self._flying_messages_max)
             self._lane(entry).backoff.reset()
             self._remove(entry)
         return entry
@@ -176,6 +181,8 @@ class OutQueue:
         if not temporary:
             self._remove(entry)
             return Verdict.FAILED
+        if code == RateLimited.code:
+            self._ahead_messages = 1
         lane = self._lane(entry)
         if lane.flying.pop(id, None) is not None:
             self._flying -= 1

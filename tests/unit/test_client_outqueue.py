@@ -135,6 +135,36 @@ def test_no_more_than_the_bound_are_sent_ahead_of_their_answers() -> None:
     assert due(q, 0.0) == [(3, "bob3")]
 
 
+def test_who_was_too_fast_sends_one_and_then_more_as_they_are_answered() -> None:
+    q = queue(8, flying_messages_max=4)
+    assert len(due(q, 0.0)) == 4
+    q.refused("bob1", "rate_limited", 20, 0.0, temporary=True)
+    for late in ("bob2", "bob3", "bob4"):
+        q.refused(late, "out_of_order", None, 0.0, temporary=True)
+    assert due(q, 0.01) == []
+    assert q.deadline_s() == 0.02
+    sent: list[list[str]] = []
+    while len(q):
+        sent.append([frame.id for frame in q.due(0.02)])
+        assert due(q, 0.02) == []  # not before an answer
+        for message in sent[-1]:
+            q.sent(message)
+    assert sent == [["bob1"], ["bob2", "bob3"], ["bob4", "bob5", "bob6", "bob7"], ["bob8"]]
+
+
+def test_a_rate_limit_in_one_conversation_slows_them_all() -> None:
+    q = queue(2)
+    for i in range(3):
+        q.add(q.make(f"carol{i}", "x", to="carol"))
+    assert len(due(q, 0.0)) == 5
+    q.refused("bob1", "rate_limited", 20, 0.0, temporary=True)
+    q.refused("bob2", "out_of_order", None, 0.0, temporary=True)
+    q.sent("carol0")  # was stored before
+    assert due(q, 0.02) == []  # two of carol are on their way
+    q.sent("carol1")
+    assert due(q, 0.02) == [(6, "bob1"), (7, "bob2")]
+
+
 def test_a_full_outbox_refuses() -> None:
     q = queue(10)
     with pytest.raises(Overloaded, match="10 unsent"):

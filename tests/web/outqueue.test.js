@@ -119,6 +119,21 @@ test('to a user and into the conversation with it is one order', () => {
   assert.deepEqual(due(q, 1000), ['3 bob1', '4 c2']);
 });
 
+test('who was too fast sends one, and then more as they are answered', () => {
+  const q = queue(8, { flyingMax: 4 });
+  assert.equal(due(q, 0).length, 4);
+  q.refused('bob1', later('rate_limited', 20), 0);
+  for (const id of ['bob2', 'bob3', 'bob4']) q.refused(id, later('out_of_order'), 0);
+  assert.deepEqual([due(q, 10), q.deadlineMs()], [[], 20]);
+  const sent = [];
+  while (q.size) {
+    sent.push(q.due(20).map(({ id }) => id));
+    assert.deepEqual(due(q, 20), []); // not before an answer
+    for (const id of sent.at(-1)) q.sent(id);
+  }
+  assert.deepEqual(sent, [['bob1'], ['bob2', 'bob3'], ['bob4', 'bob5', 'bob6', 'bob7'], ['bob8']]);
+});
+
 test('no more than the bound are sent ahead of their answers', () => {
   const q = queue(5, { flyingMax: 2 });
   assert.deepEqual([due(q, 0), due(q, 0), q.deadlineMs()], [['1 bob1', '2 bob2'], [], null]);

@@ -64,10 +64,14 @@ class Lane {
  * At most `flyingMax` are sent ahead of their answers. While a send waits to be repeated, nothing later of its
  * conversation is sent; and it is repeated only when everything of its conversation that was sent after it has been
  * answered too, so that the server never sees a later send between a refused one and its repetition.
+ *
+ * A rate that is exceeded is the user's: then one is sent ahead at all, and with each that is stored one more. All of them
+ * again at once would be refused again but for the first, a hundred frames for each message.
  */
 export class OutQueue {
   #random;
   #flyingMax;
+  #ahead; // that bound, or less while the server says "too fast"
   #me;
   /** @type {Map<string, Pending>} */
   #entries = new Map();
@@ -80,7 +84,7 @@ export class OutQueue {
   constructor(random, me, flyingMax = FLYING_MESSAGES_MAX) {
     this.#random = random;
     this.#me = me;
-    this.#flyingMax = flyingMax;
+    this.#flyingMax = this.#ahead = flyingMax;
   }
 
   get size() {
@@ -122,7 +126,7 @@ export class OutQueue {
     for (const lane of this.#lanes.values()) {
       if (nowMs < lane.notBeforeMs || (lane.refused && lane.flying.size)) continue;
       lane.refused = false;
-      const batch = lane.waiting.splice(0, this.#flyingMax - this.#flying);
+      const batch = lane.waiting.splice(0, Math.max(this.#ahead - this.#flying, 0));
       this.#flying += batch.length;
       for (const entry of batch) {
         lane.flying.set(entry.id, entry);
@@ -134,7 +138,7 @@ export class OutQueue {
 
   /** When `due` should be asked again although nothing happened, or null. */
   deadlineMs() {
-    if (this.#flying >= this.#flyingMax) return null;
+    if (this.#flying >= this.#ahead) return null;
     let first = Infinity;
     for (const lane of this.#lanes.values()) {
       if (lane.waiting.length && !(lane.refused && lane.flying.size)) first = Math.min(first, lane.notBeforeMs);
@@ -146,6 +150,7 @@ export class OutQueue {
   sent(id) {
     const entry = this.#entries.get(id);
     if (entry) {
+      this.#ahead = Math.min(this.#ahead + 1, this.#flyingMax);
       this.#lane(entry).backoff.reset();
       this.#remove(entry);
     }
@@ -167,6 +172,7 @@ export class OutQueue {
       this.#remove(entry);
       return 'failed';
     }
+    if (code === 'rate_limited') this.#ahead = 1;
     const lane = this.#lane(entry);
     if (lane.flying.delete(id)) {
       this.#flying--;
