@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -180,6 +180,38 @@ async def test_another_incarnation_resets_the_device_and_keeps_its_outbox(tmp_pa
             assert not alice.unsent
         assert kinds.index("ResetEvent") < kinds.index("MessageEvent")
         assert log == [(1, "new"), (2, "written while nothing was there")]
+
+
+async def listened(server: ChatServer, user: str, **hello: Any) -> tuple[Speaker, list[int]]:
+    """A device that came again, and what it lacked."""
+    speaker = await Speaker.connect(server.url, await server.token(user), **hello)
+    frames, _ = await speaker.until(protocol.CaughtUp)
+    assert not any(isinstance(frame, protocol.Welcome) and frame.reset for frame in frames)
+    return speaker, [e.seq for f in frames if isinstance(f, protocol.Messages) for e in f.messages]
+
+
+async def test_where_a_device_goes_on() -> None:
+    """Where its watermark says, also below what it acknowledged; without one, where it acknowledged last."""
+    settings = {"limits.window_messages_max": 2}
+    async with ChatServer(users=["alice", "bob"], settings=settings) as server:
+        alice, _ = await listened(server, "alice")
+        bob, _ = await listened(server, "bob")
+        for body in "12345":
+            await alice.ask(protocol.Send(id=protocol.new_message_id(), to="bob", body=body), protocol.Sent)
+        await alice.close()
+        assert (await server.store.marks(CONV, "alice")).devices == {}, "a sent moves no mark"
+        alice, lacked = await listened(server, "alice", watermarks={CONV: 3, "carol:dave": 9})
+        assert lacked == [4, 5]
+        await alice.close()
+
+        # Two are in flight to bob; he says that he holds more than there is, and is believed up to the head.
+        await bob.ask(protocol.Ack(conv=CONV, seq=9, ref="a"), protocol.Ok)
+        await bob.close()
+        assert (await server.store.marks(CONV, "alice")).peer == Marks(5, 0)
+        for watermarks, lacks in ({}, []), ({CONV: 3}, [4, 5]), ({CONV: 5}, []):
+            bob, lacked = await listened(server, "bob", watermarks=watermarks)
+            assert lacked == lacks
+            await bob.close()
 
 
 async def test_a_watermark_above_the_head_is_reset_too() -> None:

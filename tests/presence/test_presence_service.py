@@ -141,6 +141,8 @@ async def test_typing_passes_once_in_three_seconds_a_conversation_and_device(wor
         assert world.service.typing(device, "alice:bob", on=True)
         assert len(bob.frames) == told, at_s
     assert bob.frames[0] == protocol.PeerTyping(conv="alice:bob", user="alice", on=True)
+    assert world.service.typing(alice, "alice:bob", on=False)
+    assert len(bob.frames) == told, "its end is dropped too"
 
 
 async def test_an_inactive_or_congested_device_gets_no_typing(world: World) -> None:

@@ -116,6 +116,12 @@ def test_numbers_of_sends_are_checked() -> None:
     assert isinstance(one.receive(send(3, n=3), 100.0), protocol.Send)
     assert refusal(one.receive(send(3, n=3), 100.0)).code == "out_of_order"
     assert isinstance(one.receive(send(4), 100.0), protocol.Send)  # n is optional
+    for undecodable in (
+        send(4, n=4).replace(uuid(4).encode(), b"4"),
+        send(4, n=4).replace(b'"to"', b'"x":"\\ud800","to"'),
+    ):
+        assert refusal(one.receive(undecodable, 100.0)).code == "bad_frame"
+    assert isinstance(one.receive(send(4, n=4), 100.0), protocol.Send)
 
 
 def test_after_a_refusal_later_sends_of_that_conversation_wait_for_it() -> None:
