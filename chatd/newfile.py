@@ -74,3 +74,18 @@ def sync(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def open_or_make(path: Path, flags: int = 0) -> int:
+    """Open a file for writing and reading, or make it with mode 0600. Gives: its descriptor. Raises: OSError.
+
+    What root makes is given to whom the directory belongs to, who could not use it otherwise.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags)
+    if os.geteuid() == 0:
+        about = path.parent.stat()
+        os.fchown(fd, about.st_uid, about.st_gid)
+    return fd

@@ -10,7 +10,7 @@ import click
 
 from chatd.cli.administer import as_json
 from chatd.cli.common import load_settings, place_options
-from chatd.errors import EXIT_FAILED, ConfigError
+from chatd.errors import EXIT_FAILED, ConfigError, StartError
 
 if TYPE_CHECKING:
     from chatd.doctor import Finding
@@ -36,6 +36,9 @@ def doctor(ctx: click.Context, config: Path | None, data_dir: str | None, full: 
         found = examine(load_settings(config, data_dir), full=full)
     except ConfigError as exc:
         found = [Finding("configuration", "fail", str(exc), "correct it; nothing else was looked at")]
+    except StartError as exc:
+        text = str(exc).removeprefix("data directory ")
+        found = [Finding("data directory", "fail", text, "do what it says; nothing else was looked at")]
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found)))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import stat
@@ -54,6 +55,29 @@ async def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) 
     await store.close()
     assert "is in use by process" in told
     assert "--data-dir" in told
+
+
+async def test_what_root_makes_is_for_whom_the_directory_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr("chatd.newfile.os.geteuid", lambda: 0)
+    monkeypatch.setattr("chatd.newfile.os.fchown", lambda fd, uid, gid: given.append((uid, gid)))
+    await stored(tmp_path, 1)
+    about = os.stat(tmp_path)
+    assert given == [(about.st_uid, about.st_gid)] * 2, "the lock and the database"
+    await stored(tmp_path, 1)
+    assert len(given) == 2, "what was there belongs to whom it belongs"
+
+
+async def test_a_lock_of_somebody_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, flags: int = 0) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))  # root may always
+
+    await stored(tmp_path, 1)
+    monkeypatch.setattr("chatd.store.sqlite.open_or_make", refused)
+    with pytest.raises(StartError, match=rf"chatd\.lock: it belongs to user {os.getuid()}, .* chown -R"):
+        await stored(tmp_path, 1)
 
 
 async def test_a_start_waits_for_who_only_looks(tmp_path: Path) -> None:

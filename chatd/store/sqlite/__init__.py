@@ -25,6 +25,7 @@ from chatd.model import (
     conv_of,
     members_of,
 )
+from chatd.newfile import open_or_make
 from chatd.settings import StoreSettings
 from chatd.store.base import Committed, Counts, Trimmed
 from chatd.store.sqlite import reading, schema, wholeness
@@ -143,11 +144,7 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
         path = self.engine.path
         for one in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             if one.exists() and not os.access(one, os.R_OK | os.W_OK):
-                owner = one.stat().st_uid
-                raise StartError(
-                    f"{one}: it belongs to user {owner}, and this process runs as {os.geteuid()}: run it as its owner, "
-                    f"or give it all of the directory: chown -R {os.geteuid()} {self.directory}"
-                )
+                raise _not_ours(one, self.directory)
         wholeness.check_end(path)
         if not wholeness.check_log(path):
             log.warning("looked_at_all_pages", why="the write-ahead log had no index: a power cut, or copied files")
@@ -160,9 +157,9 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_private(self.directory)
-            fd = os.open(self.directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_or_make(self.directory / LOCK_NAME, os.O_NOFOLLOW)
         except OSError as exc:
-            raise StartError(f"data directory {self.directory}: {exc.strerror}; set server.data_dir") from exc
+            raise _refused(exc, self.directory) from exc
         try:
             await self._take(fd)
             os.ftruncate(fd, 0)
@@ -321,6 +318,21 @@ class SqliteStore(SqliteAccounts, SqliteErasing, SqlitePresence, SqlitePush):
     async def counts(self) -> Counts:
         """See `MessageStore.counts`."""
         return await self.engine.read(lambda db: Counts(*db.execute(QUERY["counts"]).fetchone()))
+
+
+def _refused(exc: OSError, directory: Path) -> StartError:
+    path = Path(exc.filename or directory)
+    if isinstance(exc, PermissionError) and path.exists():
+        return _not_ours(path, directory)
+    return StartError(f"data directory {directory}: {exc.strerror}; set server.data_dir")
+
+
+def _not_ours(path: Path, directory: Path) -> StartError:
+    me = os.geteuid()
+    return StartError(
+        f"{path}: it belongs to user {path.stat().st_uid}, and this process runs as {me}: run it as its owner, "
+        f"or give it all of the directory: chown -R {me} {directory}"
+    )
 
 
 def _make_private(directory: Path) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from chatd.errors import StartError, Unavailable
-from chatd.newfile import PART, new_file, sync
+from chatd.newfile import PART, new_file, open_or_make, sync
 from chatd.settings import CONFIG_NAME
 from chatd.store.base import Counts
 from chatd.store.sqlite import FILE_NAME, LOCK_NAME, DirectoryInUse
@@ -220,8 +220,7 @@ def put_back(name: Path, directory: Path, *, config: Callable[[str], str], verif
 
 def _fresh(path: Path) -> BinaryIO:
     """A file that was not there, mode 0600. Raises: OSError – something has its name, a link to elsewhere perhaps."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return open(os.open(path, flags, 0o600), "r+b")
+    return open(open_or_make(path, os.O_CREAT | os.O_EXCL), "r+b")
 
 
 def _remove(directory: Path, *names: str) -> None:
@@ -233,7 +232,7 @@ def _remove(directory: Path, *names: str) -> None:
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """No server begins there meanwhile, and nobody else puts a backup back. Raises: DirectoryInUse; OSError."""
-    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = open_or_make(directory / LOCK_NAME, os.O_NOFOLLOW)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

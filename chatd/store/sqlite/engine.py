@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from chatd.errors import StoreBroken, Unavailable
+from chatd.newfile import open_or_make
 
 T = TypeVar("T")
 
@@ -149,7 +150,7 @@ class Engine:
         return connection
 
     def _open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the log beside it gets its mode
+        os.close(open_or_make(self.path))  # the log beside it gets its mode
         with translating():
             db = self._connect(read_only=False)
             try:
