@@ -97,7 +97,7 @@ dist/SHA256SUMS: $(BINARY)/.made pyproject.toml docs/chatd.1 \
 # Tests run against real programs. Root gets the Debian packages, whose services are kept from starting; anybody else a line.
 # Each is a program, and behind a colon its package where that has another name.
 PROGRAMS = redis-server nginx haproxy caddy chromium npm prometheus fail2ban-client:fail2ban systemd-analyze:systemd \
-  groff strip:binutils
+  systemd-nspawn:systemd-container groff strip:binutils
 programs:
 	@missing=$$(for one in $(PROGRAMS); do PATH=$$PATH:/usr/sbin command -v "$${one%%:*}" >/dev/null || echo "$${one##*:}"; done); \
 	if [ -z "$$missing" ]; then exit; fi; \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from chatd.passwords import Passwords
 if TYPE_CHECKING:
     from cli_rig import Place
 
+ROOT = Path(__file__).parent.parent
 SECRETS_MAX = 20_000
 """Of one test; of a load test with more, those up to here are looked for."""
 SECRET_CHARS_MIN = 12
@@ -97,3 +99,12 @@ def place(tmp_path: Path) -> Place:
     from cli_rig import Place  # it lies beside them
 
     return Place(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made() -> Path:
+    """The directory with what `make binary` makes; nothing is made again that is newer than what it is made of."""
+    stamps = ("-o", ".venv/.runtime", "-o", ".venv/.dev")  # whoever runs tests has the environment
+    ended = subprocess.run(["make", *stamps, "binary"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ROOT / "dist"

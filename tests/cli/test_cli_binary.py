@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tarfile
 from pathlib import Path
 from urllib.request import urlopen
@@ -22,18 +21,8 @@ from chatd.testing.redis_server import RedisServer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent.parent
-DIST = ROOT / "dist"
 BYTES_MAX = 20_000_000
 PATIENCE_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def made() -> Path:
-    """The directory with what `make binary` makes; nothing is made again that is newer than what it is made of."""
-    stamps = ("-o", ".venv/.runtime", "-o", ".venv/.dev")  # whoever runs tests has the environment
-    ended = subprocess.run(["make", *stamps, "binary"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return DIST
 
 
 @pytest.fixture(params=["file", "folder"])
