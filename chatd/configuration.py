@@ -109,19 +109,23 @@ def load(
             raise ConfigError(f"{path}: not TOML: {exc}") from exc
         _known(tree, str(path))
     rows = {f"{r.section}.{r.name}": r for r in table()}
-    for row in rows.values():
+    source: dict[str, str] = {}
+    for key, row in rows.items():
         text = (os.environ if env is None else env).get(_variable(row))
         if text is not None:
             tree.setdefault(row.section, {})[row.name] = _from_text(text, row)
+            source[key] = _variable(row)
     for key, value in (overrides or {}).items():
         if value is not None:
             tree.setdefault(rows[key].section, {})[rows[key].name] = value
+            source[key] = "command line"
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as exc:
         what, _, where = str(exc).partition(" - at `$.")
         name = where.rstrip("`") or "settings"
-        raise ConfigError(f"{path or 'settings'}: {name}: {what[:1].lower()}{what[1:]}") from exc
+        what = what.replace("`bool`, got `str`", "true or false")
+        raise ConfigError(f"{source.get(name) or path or 'settings'}: {name}: {what[:1].lower()}{what[1:]}") from exc
     return _consistent(settings)
 
 

@@ -6,6 +6,8 @@ alone; whoever scrapes from elsewhere is given a listener, whose address the ope
 
 from __future__ import annotations
 
+import os
+import socket
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -57,8 +59,9 @@ class MetricsListener:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as exc:
+            told = exc.strerror if isinstance(exc, socket.gaierror) or not exc.errno else os.strerror(exc.errno)
             raise StartError(
-                f"server.metrics_listen {self._listen}: {exc.strerror or exc}; stop what listens there, or name another"
+                f"server.metrics_listen {self._listen}: {told}; stop what listens there, or name another"
             ) from exc
         self.port = self._runner.addresses[0][1]
 

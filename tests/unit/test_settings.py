@@ -116,8 +116,12 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["eighty", "1.5", ""])
 def test_a_mistake_in_the_environment_names_the_setting(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"server\.port: expected `int`"):
+    with pytest.raises(ConfigError, match=r"^CHATD_SERVER_PORT: server\.port: expected `int`"):
         configuration.load(None, {"CHATD_SERVER_PORT": text})
+    with pytest.raises(ConfigError, match=r"^CHATD_SERVER_WEB: server\.web: expected true or false"):
+        configuration.load(None, {"CHATD_SERVER_WEB": "1"})
+    with pytest.raises(ConfigError, match=r"^command line: server\.port: expected `int` <= 65535"):
+        configuration.load(None, {"CHATD_SERVER_PORT": "1"}, {"server.port": 65_536})
 
 
 @pytest.mark.parametrize("name", ROWS)
