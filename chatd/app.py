@@ -448,8 +448,10 @@ class Server:
             self._broken = True
             if not self.metrics.store_errors["broken"]:  # whoever met it may have counted it
                 self.metrics.store_failed(exc)
-            log.critical("store_broken", error=str(exc))
-            self._on_broken(exc)
+            try:
+                log.critical("store_broken", error=str(exc))
+            finally:  # the log may lie on the same disk
+                self._on_broken(exc)
 
     def _log_store(self) -> None:
         if isinstance(self.store, SqliteStore):

@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import structlog
@@ -21,8 +22,9 @@ SPARE_FILES = 256
 
 def end_now() -> NoReturn:
     """End the process without closing anything: closing a store would be another fsync."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, its disk is full, it was never there
+            stream.flush()
     os._exit(EXIT_FAILED)
 
 
