@@ -14,6 +14,7 @@ import click
 
 from chatd import __version__, configuration
 from chatd.cli.common import Failed, find_config, load_settings, place_options, program
+from chatd.cli.process import tidy_at_sigterm
 
 if TYPE_CHECKING:
     from chatd.store.sqlite.backup import Manifest
@@ -41,6 +42,7 @@ def backup(config: Path | None, data_dir: str | None, file: Path, salvage: bool)
     if settings.store.kind == "memory":
         raise Failed("store.kind is memory: there is nothing to back up")
     path = find_config(config, data_dir)
+    tidy_at_sigterm()
     with _told(file):
         made = copies.take(
             Path(settings.server.data_dir),
@@ -64,6 +66,7 @@ def restore(file: Path, data_dir: str | None, verify: bool) -> None:
     from chatd.store.sqlite import backup as copies
 
     directory = Path(configuration.load(overrides={"server.data_dir": data_dir}).server.data_dir).absolute()
+    tidy_at_sigterm()
     with _told(file):
         made = copies.put_back(file, directory, config=lambda text: _moved(text, directory), verify=verify)
     looked = "checksum, counts, indexes and messages" if verify else "checksum and counts"

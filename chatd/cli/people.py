@@ -13,6 +13,7 @@ import click
 
 from chatd.cli.administer import Place, with_place
 from chatd.cli.common import Failed
+from chatd.cli.process import tidy_at_sigterm
 from chatd.newfile import new_file
 
 Call = Callable[..., Awaitable[Any]]
@@ -33,6 +34,7 @@ def export(place: Place, user: str, file: Path | None) -> None:
     if file is None or str(file) == "-":
         asyncio.run(_export(place, user, lambda line: click.echo(json.dumps(line, ensure_ascii=False))))
         return
+    tidy_at_sigterm()
     with new_file(file) as (out, _):
         asyncio.run(_export(place, user, lambda line: out.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())))
     click.echo(f"{file}: all that is kept of {user}. It is as secret as the messages in it.", err=True)

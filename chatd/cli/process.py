@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -26,6 +27,11 @@ def end_now() -> NoReturn:
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it, its disk is full, it was never there
             stream.flush()
     os._exit(EXIT_FAILED)
+
+
+def tidy_at_sigterm() -> None:
+    """Let SIGTERM end a command as ^C does, so that it takes away what it has half made; exit code 143."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def raise_open_files(wanted: int) -> None:
