@@ -1,7 +1,8 @@
 """argon2id, off the event loop and one at a time: a burst of logins costs its own latency and nobody else's.
 
-On a machine of two busy cores two at a time took most messages from who chats meanwhile; one at a time takes a
-twenty-fifth while there is a core to spare (``python -m bench.guesses``).
+On a machine of two busy cores two at a time took most messages from who chats meanwhile. One at a time still is a core
+that computes for whoever guesses; so after a check that failed the thread rests for longer than that took, before the
+next one (``python -m bench.guesses``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import base64
 import os
 import threading
+import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +25,9 @@ from chatd.errors import Overloaded
 THREADS = 1
 WAITING_MAX = 64
 """Hashes and checks that may wait for a thread; beyond, `Overloaded`."""
+RESTS = 3
+"""So many times as long as a check that failed took the thread rests: guesses have a quarter of a core."""
+REST_S_MAX = 0.25
 
 _T = TypeVar("_T")
 
@@ -31,11 +36,19 @@ class Passwords:
     """Makes and checks password hashes.
 
     ``time_cost``, ``memory_kib``, ``parallelism``: argon2id's parameters; the defaults are those of the OWASP Password
-    Storage Cheat Sheet (19 MiB, 2 passes, 1 lane), some 20 ms on a small machine. `close` ends the thread.
+    Storage Cheat Sheet (19 MiB, 2 passes, 1 lane), some 20 ms on a small machine. `close` ends the thread. ``now_s`` is
+    monotonic, and ``sleep`` sleeps in the thread.
     """
 
     def __init__(
-        self, *, time_cost: int = 2, memory_kib: int = 19_456, parallelism: int = 1, waiting_max: int = WAITING_MAX
+        self,
+        *,
+        time_cost: int = 2,
+        memory_kib: int = 19_456,
+        parallelism: int = 1,
+        waiting_max: int = WAITING_MAX,
+        now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._hasher = PasswordHasher(
             time_cost=time_cost, memory_cost=memory_kib, parallelism=parallelism, type=Type.ID
@@ -43,6 +56,9 @@ class Passwords:
         self._nobody = _unmatched(time_cost, memory_kib, parallelism)
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="chatd-password")
         self._places = threading.BoundedSemaphore(THREADS + waiting_max)
+        self._now_s = now_s
+        self._sleep = sleep
+        self._rests_until_s = 0.0  # of the thread, like all that follows a check
 
     async def hash(self, password: str) -> str:
         """The argon2id string of a password. Raises: Overloaded."""
@@ -64,18 +80,28 @@ class Passwords:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _matches(self, password_hash: str, password: str) -> bool:
+        began_s = self._now_s()
         try:
             return self._hasher.verify(password_hash, _prepared(password))
         except (VerificationError, InvalidHashError):
+            now_s = self._now_s()
+            self._rests_until_s = now_s + min(RESTS * (now_s - began_s), REST_S_MAX)
             return False
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         if not self._places.acquire(blocking=False):
             raise Overloaded("too many logins at once", retry_after_ms=1_000)
-        job = self._executor.submit(work)
+        job = self._executor.submit(self._rested, work)
         # A caller that was cancelled leaves its thread running: the place is free when the work is done, not before.
         job.add_done_callback(lambda _: self._places.release())
         return await asyncio.wrap_future(job)
+
+    def _rested(self, work: Callable[[], _T]) -> _T:
+        """Whoever failed has the answer at once; who comes next waits, whoever that is."""
+        rest_s = self._rests_until_s - self._now_s()
+        if rest_s > 0:
+            self._sleep(rest_s)
+        return work()
 
 
 def _prepared(password: str) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
+from argon2 import PasswordHasher
 
 from chatd.errors import Overloaded
-from chatd.passwords import Passwords
+from chatd.passwords import REST_S_MAX, Passwords
 
 
 def quick(time_cost: int = 1, waiting_max: int = 4) -> Passwords:
@@ -39,6 +41,34 @@ async def test_composed_and_decomposed_text_are_one_password(passwords: Password
 async def test_nobody_s_hash_and_a_damaged_one_match_nothing(passwords: Passwords) -> None:
     assert not await passwords.verify("anything", None)
     assert not await passwords.verify("anything", "not a hash")
+
+
+async def test_after_a_check_that_failed_the_thread_rests_and_after_others_it_goes_on() -> None:
+    clock, slept = [10.0], list[float]()
+    passwords = Passwords(time_cost=1, memory_kib=8, now_s=lambda: clock[0], sleep=slept.append)
+    stored = await passwords.hash("secret")
+    real, took_s = passwords._hasher.verify, 0.07
+
+    def slow(stored: str, password: bytes) -> bool:
+        clock[0] += took_s
+        return real(stored, password)
+
+    passwords._hasher = cast(PasswordHasher, _With(passwords._hasher, slow))
+    try:
+        assert not await passwords.verify("wrong", stored)
+        assert slept == []  # whoever failed has its answer
+        assert await passwords.verify("secret", stored)
+        assert slept == [pytest.approx(3 * 0.07)]
+        clock[0] = 11.0
+        assert await passwords.verify("secret", stored)
+        await passwords.hash("another")
+        assert len(slept) == 1
+        took_s = 2.0
+        assert not await passwords.verify("wrong", None)
+        await passwords.hash("another")
+        assert slept[1:] == [pytest.approx(REST_S_MAX)]
+    finally:
+        passwords.close()
 
 
 async def test_an_unknown_user_costs_one_check_with_the_same_parameters(
