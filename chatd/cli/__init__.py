@@ -25,6 +25,7 @@ from chatd.cli import (
     talk,
     tools,
 )
+from chatd.cli.process import open_streams
 from chatd.errors import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -70,6 +71,7 @@ def main() -> None:
 
     `chatd serve` runs it; `chatd chat USER@URL` talks through it.
     """
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks ✓ gets an escape, not a crash
             stream.reconfigure(errors="backslashreplace")

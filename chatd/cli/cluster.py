@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from chatd.cli.common import cleartext_option, load_settings, place_options, refuse_tls, self_command
 from chatd.cli.logs import configure_logging
-from chatd.cli.process import END_GRACE_S, loop_factory, notify_ready, raise_open_files
+from chatd.cli.process import END_GRACE_S, loop_factory, notify_ready, raise_open_files, say
 from chatd.errors import EXIT_FAILED, ChatdError, ConfigError, StartError
 from chatd.limits import parse_networks
 from chatd.settings import Settings, host_and_port
@@ -193,7 +193,7 @@ async def _greet(router: Router, names: list[str], settings: Settings, *, first:
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - it is only shown
     url = f"http://{host}:{router.port}"
     next_steps = await _next_steps(settings, url) if first else []
-    click.echo("\n".join([f"chatd cluster serves on {url} with {len(names)} workers", "", *next_steps, "^C ends it."]))
+    say("\n".join([f"chatd cluster serves on {url} with {len(names)} workers", "", *next_steps, "^C ends it."]))
     notify_ready()
 
 

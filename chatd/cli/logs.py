@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,41 @@ FIRST = ("timestamp", "level", "event")
 TEXT_CHARS_MAX = 2_000
 """Of one value; a traceback is whole."""
 INDENT = "    "
+LOST_JSON = '{"level":"warning","event":"log_lines_lost","lines":%d}\n'
+LOST_CONSOLE = "[warning  ] log_lines_lost lines=%d\n"
+
+
+class Lines:
+    """Where log lines are written, unbuffered. One that is not taken, since nobody reads any more or the disk is full,
+    is lost: who logs goes on. The next one that is taken comes behind a line that tells how many were.
+
+    ``fd``: of an open file; ``lost``: that line, with the place of the number.
+    """
+
+    def __init__(self, fd: int, encoding: str, *, lost: str) -> None:
+        self._fd = fd
+        self._encoding = encoding
+        self._told = lost
+        self._lost = 0
+        self._cut = b""
+
+    def write(self, line: str | bytes) -> None:
+        """Write a line, with its end."""
+        data = line if isinstance(line, bytes) else line.encode(self._encoding, "backslashreplace")
+        if self._lost:
+            data = self._cut + (self._told % self._lost).encode() + data
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            self._lost += 1
+            self._cut = self._cut if len(rest) == len(data) else b"\n"
+        else:
+            self._lost, self._cut = 0, b""
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def configure_logging(server: ServerSettings) -> None:
@@ -26,6 +62,7 @@ def configure_logging(server: ServerSettings) -> None:
 
     console = server.log_format == "console" or (server.log_format == "auto" and sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[server.log_level.upper()]
+    lines: Any = Lines(sys.stderr.fileno(), sys.stderr.encoding, lost=LOST_CONSOLE if console else LOST_JSON)
     shared: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -38,14 +75,12 @@ def configure_logging(server: ServerSettings) -> None:
     structlog.configure(
         processors=[*shared, *shape] if console else [*shared, *shape, as_json],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=(
-            structlog.WriteLoggerFactory(sys.stderr) if console else structlog.BytesLoggerFactory(sys.stderr.buffer)
-        ),
+        logger_factory=(structlog.WriteLoggerFactory if console else structlog.BytesLoggerFactory)(lines),
         cache_logger_on_first_use=True,
     )
     if not console:
         shape.append(lambda *line: as_json(*line).decode())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+import click
 import structlog
 
 from chatd.errors import EXIT_FAILED
@@ -19,6 +20,29 @@ from chatd.errors import EXIT_FAILED
 END_GRACE_S = 5.0
 """Beyond ``timing.drain_s``: what the store may need for its last commit and checkpoint."""
 SPARE_FILES = 256
+
+
+def open_streams() -> None:
+    """Give whoever was started without standard streams empty ones: else the next files opened would be those."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as we run
+
+
+def say(text: str) -> None:
+    """Tell it on standard output. Where that takes nothing, whoever serves goes on."""
+    try:
+        click.echo(text)
+    except OSError as exc:
+        structlog.get_logger("chatd").warning("not_said", error=exc.strerror or str(exc))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # what is in the buffer still
+        os.close(nowhere)
 
 
 def end_now() -> NoReturn:

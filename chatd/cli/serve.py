@@ -13,7 +13,7 @@ import click
 
 from chatd.cli.common import cleartext_option, load_settings, place_options, program, refuse_tls
 from chatd.cli.logs import configure_logging
-from chatd.cli.process import END_GRACE_S, SPARE_FILES, end_now, loop_factory, notify_ready, raise_open_files
+from chatd.cli.process import END_GRACE_S, SPARE_FILES, end_now, loop_factory, notify_ready, raise_open_files, say
 from chatd.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def _serve(settings: Settings, handed: Path | None, name: str, *, supervis
         server.operations.on_drain = lambda: None if stopping.is_set() else on_signal()
         await server.serve_admin(name)
         if handed is None:
-            click.echo(_greeting(server, await next_steps(server, server.url)))
+            say(_greeting(server, await next_steps(server, server.url)))
             notify_ready()
         await stopping.wait()
     finally:
